@@ -1,0 +1,47 @@
+"""What a training process tells: one JSON object a line on standard output.
+
+The first word of every event is its name; times are seconds since the epoch (UTC).
+
+start     steps, epochs, steps_per_epoch, pictures, warnings       progress  step, epoch, loss, loss_average, lr, grad_norm, eta
+cache     done, total                                              saved     path, epoch, step
+stage     text: what it is doing before the first step             warning   text
+error     text (user's errors)                                     done      path, seconds, steps
+stopped   step, path (nothing saved: null)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+Event = dict[str, Any]
+Listener = Callable[[Event], None]
+
+
+def event(name: str, **values: Any) -> Event:
+    """One event, stamped with the time."""
+    return {"event": name, "time": round(time.time(), 3), **values}
+
+
+def json_lines(stream: TextIO | None = None) -> Listener:
+    """A listener that writes each event as one line and flushes it."""
+    out = stream or sys.stdout
+
+    def write(e: Event) -> None:
+        out.write(json.dumps(e, ensure_ascii=True) + "\n")
+        out.flush()
+
+    return write
+
+
+def parse(line: str) -> Event | None:
+    """The event of one line, or None where the line is something else (a library's own print)."""
+    if not line.startswith('{"event"'):
+        return None
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
