@@ -27,7 +27,10 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the user's umask gives; some writers make private files
         yield temporary
+        temporary.chmod(mode)
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
         _replace(temporary, path)

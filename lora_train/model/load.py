@@ -43,12 +43,13 @@ def load_model(path: str | Path, dtype: torch.dtype = torch.float32, device: str
     recognise(path)
     state = read_state_dict(path)
     try:
-        modules = _unet(_part(state, UNET)), _vae(_part(state, VAE)), _text_encoder(_part(state, TEXT))
+        parts = ({name: tensor.to(dtype) for name, tensor in _part(state, prefix).items()} for prefix in (UNET, VAE, TEXT))
+        modules = tuple(build(part) for build, part in zip((_unet, _vae, _text_encoder), parts, strict=True))
     except (KeyError, RuntimeError, ValueError) as error:
         message = str(error).splitlines()[0][:300]
         raise UserError(f"the tensors are not those of an SD1.5 checkpoint ({message})", where=path, remedy="Choose another") from error
     for module in modules:
-        module.to(device=device, dtype=dtype).requires_grad_(False).eval()
+        module.to(device).requires_grad_(False).eval()
     unet, vae, text_encoder = modules
     return StableDiffusion(path, unet, vae, text_encoder, load_tokenizer())
 
@@ -61,7 +62,7 @@ def _built(kind: type[nn.Module], config: Any, state: State) -> Any:
     """A module of `kind` that holds exactly the tensors of `state`; no time is lost on random values."""
     with torch.device("meta"):
         module = kind(config) if isinstance(config, CLIPTextConfig) else kind(**config)
-    module.load_state_dict({name: tensor.float() for name, tensor in state.items()}, strict=True, assign=True)
+    module.load_state_dict(state, strict=True, assign=True)
     return module
 
 
