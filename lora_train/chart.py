@@ -1,9 +1,10 @@
-"""The loss curve as SVG: a string for a page or a file. Standard library only, since the WebUI's process draws it too."""
+"""The loss curve as SVG, for a page or a file. Standard library only, since the WebUI's process draws it too."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from xml.sax.saxutils import escape
 
 Point = tuple[int, float]
@@ -208,7 +209,7 @@ def _slices(axes: _Axes, points: Sequence[Point], average: Sequence[Point]) -> s
     centres = [axes.x(points[index][0]) for index in picked]
     edges = [
         _LEFT,
-        *((a + b) / 2 for a, b in zip(centres, centres[1:], strict=False)),
+        *((a + b) / 2 for a, b in pairwise(centres)),
         max(centres[-1], WIDTH - _RIGHT),
     ]
     height = HEIGHT - _TOP - _BOTTOM
@@ -216,8 +217,9 @@ def _slices(axes: _Axes, points: Sequence[Point], average: Sequence[Point]) -> s
     for place, index in enumerate(picked):
         (step, loss), (_, mean), x = points[index], average[index], centres[place]
         parts.append(
-            f'<g class="lora-loss-slice"><rect x="{edges[place]:.1f}" y="{_TOP}" width="{edges[place + 1] - edges[place]:.1f}" '
-            f'height="{height}" style="fill:transparent"/>{_rule(x, _TOP, x, HEIGHT - _BOTTOM, "")}'
+            f'<g class="lora-loss-slice"><rect x="{edges[place]:.1f}" y="{_TOP}" '
+            f'width="{edges[place + 1] - edges[place]:.1f}" height="{height}" style="fill:transparent"/>'
+            f"{_rule(x, _TOP, x, HEIGHT - _BOTTOM, '')}"
             f'<circle cx="{x:.1f}" cy="{axes.y(mean):.1f}" r="3.5" style="fill:{_ACCENT}"/>'
             f"<title>step {step:,}\nloss {_number(loss)}\naverage {_number(mean)}</title></g>"
         )

@@ -2,11 +2,15 @@
 
 The first word of every event is its name; times are seconds since the epoch (UTC).
 
-start     steps, epochs, steps_per_epoch, pictures, warnings       progress  step, epoch, loss, loss_average, lr, grad_norm, eta
-cache     done, total                                              saved     path, epoch, step
-stage     text: what it is doing before the first step             warning   text
-error     text (user's errors)                                     done      path, seconds, steps
-stopped   step, path (nothing saved: null)
+stage     text: what it is doing before the first step
+cache     done, total: pictures whose latents are there
+start     steps, epochs, steps_per_epoch, pictures, device
+progress  step, total, epoch, loss, loss_average, lr, grad_norm, seconds, eta
+saved     path, epoch, step
+warning   text
+error     text: what is wrong and what to do about it
+done      path, steps, seconds
+stopped   path (nothing saved: null), steps, seconds
 """
 
 from __future__ import annotations

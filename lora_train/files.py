@@ -41,10 +41,10 @@ def replace_file(path: str | Path) -> Iterator[Path]:
 
 
 def _replace(source: Path, target: Path) -> None:
-    """os.replace; on Windows a virus scanner or a reader may hold the target for a moment."""
+    """Rename over `target`; on Windows a virus scanner or a reader may hold the target for a moment."""
     for pause in (0.05, 0.2, 0.5, 1.0, 0.0):
         try:
-            os.replace(source, target)
+            source.replace(target)
             return
         except PermissionError:
             if not pause or os.name != "nt":

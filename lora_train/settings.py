@@ -18,9 +18,31 @@ from .errors import UserError, raise_all
 
 # sd-scripts options that change nothing about the result here, whatever their value: read, and named in a warning.
 WITHOUT_EFFECT = frozenset(
-    "xformers sdpa mem_eff_attn max_data_loader_n_workers persistent_data_loader_workers lowram highvram logging_dir log_with "
-    "log_prefix cache_latents cache_latents_to_disk vae_batch_size no_half_vae save_model_as console_log_level prior_loss_weight "
-    "enable_bucket min_bucket_reso max_bucket_reso bucket_reso_steps bucket_no_upscale ddp_timeout".split()
+    [
+        "xformers",
+        "sdpa",
+        "mem_eff_attn",
+        "max_data_loader_n_workers",
+        "persistent_data_loader_workers",
+        "lowram",
+        "highvram",
+        "logging_dir",
+        "log_with",
+        "log_prefix",
+        "cache_latents",
+        "cache_latents_to_disk",
+        "vae_batch_size",
+        "no_half_vae",
+        "save_model_as",
+        "console_log_level",
+        "prior_loss_weight",
+        "enable_bucket",
+        "min_bucket_reso",
+        "max_bucket_reso",
+        "bucket_reso_steps",
+        "bucket_no_upscale",
+        "ddp_timeout",
+    ]
 )
 
 
@@ -42,7 +64,9 @@ class TrainSettings:
     output_name: str = option("lora", "Name of the LoRA files")
 
     network_module: str = option("networks.lora", "Kind of network", choices=("networks.lora",))
-    network_dim: int = option(16, "Rank of the LoRA: larger holds more detail and makes a larger file", low=1, high=1024)
+    network_dim: int = option(
+        16, "Rank of the LoRA: larger holds more detail and makes a larger file", low=1, high=1024
+    )
     network_alpha: float = option(8.0, "Scale of the LoRA is alpha / dim; half of dim is common", low=1e-3, high=1024)
     conv_dim: int = option(0, "Rank for the 3x3 convolutions (LoCon); 0 leaves them out", low=0, high=1024)
     conv_alpha: float = option(1.0, "Alpha for the 3x3 convolutions", low=1e-3, high=1024)
@@ -51,7 +75,9 @@ class TrainSettings:
 
     learning_rate: float = option(1e-4, "Learning rate where no other is given", low=0, high=10)
     unet_lr: float | None = option(None, "Learning rate of the UNet; empty: learning_rate", low=0, high=10)
-    text_encoder_lr: float | None = option(None, "Learning rate of the text encoder; empty: learning_rate", low=0, high=10)
+    text_encoder_lr: float | None = option(
+        None, "Learning rate of the text encoder; empty: learning_rate", low=0, high=10
+    )
     optimizer_type: str = option("AdamW", "Optimizer", choices=("AdamW",))
     optimizer_args: list[str] = option([], "Arguments of the optimizer, each name=value")
     lr_scheduler: str = option(
@@ -66,7 +92,9 @@ class TrainSettings:
     max_train_epochs: int | None = option(None, "Epochs; when given, max_train_steps is ignored", low=1, high=100_000)
     max_train_steps: int = option(1600, "Steps, when no epochs are given", low=1, high=100_000_000)
     train_batch_size: int = option(1, "Pictures a step", low=1, high=1024)
-    save_every_n_epochs: int | None = option(1, "A LoRA file every n epochs; empty: at the end only", low=1, high=100_000)
+    save_every_n_epochs: int | None = option(
+        1, "A LoRA file every n epochs; empty: at the end only", low=1, high=100_000
+    )
     resolution: int = option(512, "Pictures are scaled and cropped to a square of this side", low=64, high=2048)
     seed: int = option(42, "The same seed gives the same run", low=0, high=2**32 - 1)
 
@@ -74,9 +102,13 @@ class TrainSettings:
     shuffle_caption: bool = option(False, "Shuffle the tags of a caption at each use")
     keep_tokens: int = option(0, "This many tags at the start stay in place", low=0, high=1000)
     clip_skip: int | None = option(None, "Use the text encoder's n-th layer from the end", low=1, high=12)
-    max_token_length: int | None = option(None, "Tokens of a caption that count: 75, 150 or 225", choices=(75, 150, 225))
+    max_token_length: int | None = option(
+        None, "Tokens of a caption that count: 75, 150 or 225", choices=(75, 150, 225)
+    )
 
-    noise_offset: float = option(0.0, "Shifts the noise of a channel as a whole, for darker and lighter pictures", low=0, high=1)
+    noise_offset: float = option(
+        0.0, "Shifts the noise of a channel as a whole, for darker and lighter pictures", low=0, high=1
+    )
     min_snr_gamma: float | None = option(None, "Weighs the loss by min(SNR, gamma) / SNR; 5 is common", low=0, high=100)
 
     mixed_precision: str = option("no", "Precision of the frozen model", choices=("no", "fp16", "bf16"))
@@ -112,7 +144,8 @@ _TYPES = typing.get_type_hints(TrainSettings)
 def schema() -> list[dict[str, Any]]:
     """One row a setting: name, type, default, help, low, high, choices."""
     return [
-        {"name": f.name, "type": _type_name(_TYPES[f.name]), "default": _default(f), **f.metadata} for f in fields(TrainSettings)
+        {"name": f.name, "type": _type_name(_TYPES[f.name]), "default": _default(f), **f.metadata}
+        for f in fields(TrainSettings)
     ]
 
 
@@ -143,7 +176,11 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"not a valid configuration: {error}", where=path, remedy="Mend that line") from None
     if not isinstance(data, dict):
         raise UserError("not a table of settings", where=path, remedy="Write name = value lines")
-    return {key: value for name, entry in data.items() for key, value in (entry if isinstance(entry, dict) else {name: entry}).items()}
+    return {
+        key: value
+        for name, entry in data.items()
+        for key, value in (entry if isinstance(entry, dict) else {name: entry}).items()
+    }
 
 
 def _toml(text: str) -> dict[str, Any]:
@@ -170,7 +207,9 @@ def from_dict(values: dict[str, Any]) -> tuple[TrainSettings, list[str]]:
             warnings.append(f"{name} has no effect here")
         else:
             near = difflib.get_close_matches(name, known, 1)
-            errors.append(UserError("no such setting", where=name, remedy=f"Did you mean {near[0]}?" if near else "Remove it"))
+            errors.append(
+                UserError("no such setting", where=name, remedy=f"Did you mean {near[0]}?" if near else "Remove it")
+            )
     raise_all(errors)
     settings = TrainSettings(**checked)
     raise_all(_contradictions(settings))
@@ -253,11 +292,15 @@ def _contradictions(settings: TrainSettings) -> list[UserError]:
     """Errors that no single field shows."""
     errors = []
     if settings.network_train_unet_only and settings.network_train_text_encoder_only:
-        errors.append(UserError("nothing is left to train", where="network_train_unet_only", remedy="Switch one of the two off"))
+        errors.append(
+            UserError("nothing is left to train", where="network_train_unet_only", remedy="Switch one of the two off")
+        )
     elif settings.unet_rate == 0 and settings.text_encoder_rate == 0:
         errors.append(UserError("every learning rate is 0", where="learning_rate", remedy="Give a rate such as 1e-4"))
     if settings.lr_scheduler == "constant" and settings.lr_warmup_steps:
         errors.append(UserError("constant has no warm-up", where="lr_scheduler", remedy="Choose constant_with_warmup"))
     if settings.resolution % 8:
-        errors.append(UserError("not a multiple of 8", where="resolution", remedy="Choose 512, 768 or another multiple of 8"))
+        errors.append(
+            UserError("not a multiple of 8", where="resolution", remedy="Choose 512, 768 or another multiple of 8")
+        )
     return errors

@@ -1,6 +1,6 @@
-"""What tests are made of: narrow checkpoints with Stable Diffusion 1.5's topology and random weights, drawn sets, LoRAs.
+"""What tests are made of: narrow checkpoints with Stable Diffusion 1.5's topology and random weights, and pictures.
 
-The values of `checkpoint` are those of the checkpoint that the recorded sd-scripts runs in tests/data/parity were made on.
+With PARITY widths they are the checkpoint on which the sd-scripts runs in tests/data/parity were recorded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 LEVELS = (1, 2, 4, 4)
 WEIGHT, BIAS, NORM, EMBEDDING = "weight", "bias", "norm", "embedding"
-# Layers that end a residual branch start small, and cross-attention starts strong, so that a prompt changes the picture.
+# Layers that end a residual branch start small; cross-attention starts strong, so that a prompt changes the picture.
 SMALL = ("proj_out", "out_layers.3", "conv2", "to_out.0", "ff.net.2", "out_proj", "fc2", "decoder.conv_out")
 STRONG = (".attn2.to_k", ".attn2.to_q")
 
@@ -175,7 +175,9 @@ def state_dict(widths: Widths = Widths(), seed: int = 0) -> dict[str, Tensor]:
     def value(name: str, shape: tuple[int, ...], kind: str) -> Tensor:
         drawn = torch.randn(shape, generator=g)
         if kind == WEIGHT:
-            gain = 0.3 if name.removesuffix(".weight").endswith(SMALL) else 1.5 if any(s in name for s in STRONG) else 1.0
+            gain = (
+                0.3 if name.removesuffix(".weight").endswith(SMALL) else 1.5 if any(s in name for s in STRONG) else 1.0
+            )
             return drawn * (gain / math.sqrt(math.prod(shape[1:])))
         return 1 + drawn * 0.05 if kind == NORM else drawn * 0.02
 

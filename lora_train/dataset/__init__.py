@@ -1,1 +1,1 @@
-
+"""What the training folder holds: folders, pictures and captions."""

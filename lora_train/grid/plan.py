@@ -54,5 +54,6 @@ def series(folder: Path, name: str) -> tuple[str, ...]:
     epochs = sorted(str(path) for path in folder.glob("*.safetensors") if numbered.fullmatch(path.name))
     last = folder / f"{name}.safetensors"
     if not epochs and not last.is_file():
-        raise UserError(f"no LoRA files of the name {name!r}", where=folder, remedy="Give the folder and name of a finished run")
+        remedy = "Give the folder and name of a finished run"
+        raise UserError(f"no LoRA files of the name {name!r}", where=folder, remedy=remedy)
     return tuple(epochs) or (str(last),)

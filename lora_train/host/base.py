@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image
-
 from ..grid.plan import Grid
+from ..grid.sheet import Sheet
+
+__all__ = ["Checkpoint", "Grid", "Host", "Sheet"]
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,12 @@ class Checkpoint:
     clip_skip: int = 1
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A drawn grid: the labelled sheet, and its cells row by row (one row a LoRA, one column a weight)."""
-
-    picture: Image.Image
-    cells: tuple[tuple[Image.Image, ...], ...]
-
-
 class Host(Protocol):
     """Everything that the tab, the jobs and the grid ask of their surroundings."""
 
-    name: str
-    """For people: 'Stable Diffusion WebUI v1.10.1', 'standalone'."""
+    @property
+    def name(self) -> str:
+        """For people: 'Stable Diffusion WebUI v1.10.1', 'standalone'."""
 
     def checkpoint(self) -> Checkpoint | None:
         """The checkpoint that is loaded or chosen in the host; None where there is none."""

@@ -34,7 +34,9 @@ def recognise(path: str | Path) -> Family:
     """
     path = Path(path)
     _require_file(path)
-    shapes = read_header(path) if path.suffix == ".safetensors" else {k: tuple(v.shape) for k, v in _read_ckpt(path).items()}
+    shapes = (
+        read_header(path) if path.suffix == ".safetensors" else {k: tuple(v.shape) for k, v in _read_ckpt(path).items()}
+    )
     problem = _not_sd15(shapes)
     if problem:
         raise UserError(problem, where=path, remedy=_ANOTHER)
@@ -82,12 +84,16 @@ def _require_file(path: Path) -> None:
     if path.stat().st_size == 0:
         raise UserError("the file is empty", where=path, remedy="Download it again")
     if path.suffix not in (".safetensors", ".ckpt"):
-        raise UserError(f"{path.suffix or 'a name without ending'} is not a checkpoint's ending", where=path, remedy=_ANOTHER)
+        raise UserError(
+            f"{path.suffix or 'a name without ending'} is not a checkpoint's ending", where=path, remedy=_ANOTHER
+        )
 
 
 def _refuse_html(path: Path, start: bytes) -> None:
     if start.lstrip()[:1] == b"<":
-        raise UserError("this is an HTML page, not a checkpoint: the download went wrong", where=path, remedy="Download it again")
+        raise UserError(
+            "this is an HTML page, not a checkpoint: the download went wrong", where=path, remedy="Download it again"
+        )
 
 
 def _read_ckpt(path: Path) -> dict[str, Tensor]:
@@ -98,7 +104,9 @@ def _read_ckpt(path: Path) -> dict[str, Tensor]:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, OSError, AttributeError):
         raise UserError(
-            "the file is damaged, or holds more than tensors and is not opened for safety", where=path, remedy="Use its .safetensors"
+            "the file is damaged, or holds more than tensors and is not opened for safety",
+            where=path,
+            remedy="Use its .safetensors",
         ) from None
     state = data.get("state_dict", data) if isinstance(data, dict) else {}
     return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
@@ -122,7 +130,11 @@ def _not_sd15(shapes: dict[str, tuple[int, ...]]) -> str | None:
     if has("string_to_param", "emb_params"):
         return "this is a textual inversion embedding, not a checkpoint"
     if not parts[UNET]:
-        return "this is a VAE, not a whole checkpoint" if has("decoder.conv_in", "encoder.conv_in") else "this is not a checkpoint"
+        return (
+            "this is a VAE, not a whole checkpoint"
+            if has("decoder.conv_in", "encoder.conv_in")
+            else "this is not a checkpoint"
+        )
     if not (parts[VAE] and parts[TEXT]):
         return "the checkpoint lacks its " + ("text encoder" if parts[VAE] else "VAE")
     conv_in = shapes.get(f"{UNET}input_blocks.0.0.weight")

@@ -37,17 +37,23 @@ class StableDiffusion:
         return next(self.unet.parameters()).device
 
 
-def load_model(path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> StableDiffusion:
+def load_model(
+    path: str | Path, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+) -> StableDiffusion:
     """Read a checkpoint; every module frozen, in eval mode, of `dtype` on `device`. Raises UserError."""
     path = Path(path)
     recognise(path)
     state = read_state_dict(path)
     try:
-        parts = ({name: tensor.to(dtype) for name, tensor in _part(state, prefix).items()} for prefix in (UNET, VAE, TEXT))
+        parts = (
+            {name: tensor.to(dtype) for name, tensor in _part(state, prefix).items()} for prefix in (UNET, VAE, TEXT)
+        )
         modules = tuple(build(part) for build, part in zip((_unet, _vae, _text_encoder), parts, strict=True))
     except (KeyError, RuntimeError, ValueError) as error:
         message = str(error).splitlines()[0][:300]
-        raise UserError(f"the tensors are not those of an SD1.5 checkpoint ({message})", where=path, remedy="Choose another") from error
+        raise UserError(
+            f"the tensors are not those of an SD1.5 checkpoint ({message})", where=path, remedy="Choose another"
+        ) from error
     for module in modules:
         module.to(device).requires_grad_(False).eval()
     unet, vae, text_encoder = modules
@@ -67,7 +73,7 @@ def _built(kind: type[nn.Module], config: Any, state: State) -> Any:
 
 
 def _unet(state: State) -> UNet2DConditionModel:
-    """LDM UNet of four levels with two blocks each; widths, context size and attention places are read from the shapes."""
+    """LDM UNet: four levels of two blocks; widths, context size and places of attention are read from the shapes."""
 
     def shape(name: str) -> torch.Size:
         return state[UNET + name].shape
@@ -106,8 +112,14 @@ def _vae(state: State) -> AutoencoderKL:
 
 def _text_encoder(state: State) -> CLIPTextModel:
     """CLIP text model. Some old files leave out `text_model.`; newer transformers leave it out in the module."""
-    names = {re.sub(rf"^{re.escape(TEXT)}transformer\.(text_model\.)?", "", name): tensor for name, tensor in state.items()}
-    tensors = {name: tensor for name, tensor in names.items() if not name.endswith("position_ids") and "logit_scale" not in name}
+    names = {
+        re.sub(rf"^{re.escape(TEXT)}transformer\.(text_model\.)?", "", name): tensor for name, tensor in state.items()
+    }
+    tensors = {
+        name: tensor
+        for name, tensor in names.items()
+        if not name.endswith("position_ids") and "logit_scale" not in name
+    }
     width = tensors["final_layer_norm.weight"].shape[0]
     config = CLIPTextConfig(
         vocab_size=tensors["embeddings.token_embedding.weight"].shape[0],

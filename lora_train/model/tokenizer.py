@@ -27,7 +27,13 @@ def write_files(folder: Path) -> None:
     lines = gzip.decompress(CLIP_VOCABULARY.read_bytes()).decode("utf-8").split("\n")
     merges = lines[1 : 49152 - 256 - 2 + 1]
     letters = _byte_letters()
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(merge.split()) for merge in merges), _START, _END]
+    tokens = [
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        *("".join(merge.split()) for merge in merges),
+        _START,
+        _END,
+    ]
     special = {"bos_token": _START, "eos_token": _END, "unk_token": _END, "pad_token": _END}
     config = {**special, "model_max_length": MAX_LENGTH, "do_lower_case": True, "tokenizer_class": "CLIPTokenizer"}
     _write(folder / "vocab.json", {token: index for index, token in enumerate(tokens)})
@@ -45,5 +51,3 @@ def _byte_letters() -> list[str]:
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
-
-

@@ -29,7 +29,7 @@ class Size:
 
 @dataclass(frozen=True)
 class LoraSpec:
-    """What a new network has. conv is the size on 3x3 convolutions (LoCon); None leaves the convolutional blocks out."""
+    """What a new network has. conv: the size on 3x3 convolutions (LoCon); None: no convolutional blocks."""
 
     size: Size
     conv: Size | None = None
@@ -112,7 +112,8 @@ class LoraNetwork:
                 remedy="Use a LoRA that was trained for Stable Diffusion 1.5",
             )
         sizes = {
-            part: {name: _size_in(state, key) for key, name in known.items() if key in wanted} for part, known in names.items()
+            part: {name: _size_in(state, key) for key, name in known.items() if key in wanted}
+            for part, known in names.items()
         }
         network = cls(model, sizes)
         network.load(state)
@@ -142,7 +143,9 @@ class LoraNetwork:
 
     def parameters_of(self, part: str) -> list[nn.Parameter]:
         """Trainable parameters of 'te' or 'unet', in the order of the modules."""
-        return [weight for key, layer in self.layers.items() if key.startswith(f"lora_{part}_") for weight in _pair(layer)]
+        return [
+            weight for key, layer in self.layers.items() if key.startswith(f"lora_{part}_") for weight in _pair(layer)
+        ]
 
     def parameters(self) -> list[nn.Parameter]:
         """All trainable parameters."""

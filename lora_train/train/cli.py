@@ -65,7 +65,7 @@ def _train(args: argparse.Namespace) -> int:
     except MemoryError:
         emit(event("error", text="out of memory. Choose a smaller resolution, batch or network_dim"))
         return BAD_INPUT
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (the outermost edge: whoever listens must hear of it)
         if not _out_of_gpu_memory(error):
             traceback.print_exc()
             emit(event("error", text=f"unexpected: {type(error).__name__}: {error}. Please report it with the log"))
@@ -130,7 +130,10 @@ class Bar:
             self._close()
 
     def _on_start(self, e: Event) -> None:
-        self._say(f"{e['pictures']} pictures, {e['steps_per_epoch']} steps an epoch, {e['epochs']} epochs, {e['steps']} steps in all")
+        self._say(
+            f"{e['pictures']} pictures, {e['steps_per_epoch']} steps an epoch, {e['epochs']} epochs, "
+            f"{e['steps']} steps in all"
+        )
 
     def _on_progress(self, e: Event) -> None:
         self._advance(e["step"], e["total"], f"epoch {e['epoch']}")

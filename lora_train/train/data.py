@@ -35,7 +35,10 @@ class TrainingData:
         size = self.settings.train_batch_size
         for start in range(0, len(samples), size):
             pictures = samples[start : start + size]
-            texts = [captions.process(p.caption, order, self.settings.shuffle_caption, self.settings.keep_tokens) for p in pictures]
+            texts = [
+                captions.process(p.caption, order, self.settings.shuffle_caption, self.settings.keep_tokens)
+                for p in pictures
+            ]
             yield Batch(torch.stack([self.latents[str(p.path)] for p in pictures]), texts, torch.ones(len(pictures)))
 
 

@@ -34,4 +34,4 @@ def cache_latents(
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 [H, W, 3] as float32 [3, H, W] in [-1, 1]."""
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1.0
+    return torch.tensor(pixels).permute(2, 0, 1).float() / 127.5 - 1.0

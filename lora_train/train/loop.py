@@ -9,7 +9,7 @@ from pathlib import Path
 from ..dataset.folders import Dataset
 from ..events import Listener, event
 from ..model.load import StableDiffusion
-from ..network.kohya import write_lora
+from ..network.kohya import PRECISIONS, write_lora
 from ..network.lora import LoraNetwork
 from ..settings import TrainSettings
 from . import noise
@@ -17,7 +17,6 @@ from .data import TrainingData, length
 from .metadata import Metadata
 from .progress import Progress
 from .step import Step
-
 
 
 @dataclass
@@ -48,7 +47,7 @@ def train(
 
     def save(name: str, epoch: int) -> None:
         path = Path(settings.output_dir) / f"{name}.safetensors"
-        write_lora(path, network.state_dict(), metadata.at(done, epoch), settings.save_precision)
+        write_lora(path, network.state_dict(), metadata.at(done, epoch), PRECISIONS[settings.save_precision])
         files.append(path)
         emit(event("saved", path=str(path), epoch=epoch, step=done))
 

@@ -15,6 +15,60 @@ from ..dataset.captions import tag_frequency
 from ..dataset.folders import Dataset
 from ..settings import TrainSettings
 
+# What sd-scripts writes for options that are off.
+_NOT_USED = {
+    **dict.fromkeys(
+        [
+            "ss_noise_offset_random_strength",
+            "ss_ip_noise_gamma_random_strength",
+            "ss_zero_terminal_snr",
+            "ss_debiased_estimation",
+            "ss_fp8_base",
+            "ss_fp8_base_unet",
+            "ss_enable_bucket",
+            "ss_bucket_no_upscale",
+            "ss_flip_aug",
+            "ss_color_aug",
+            "ss_random_crop",
+        ],
+        False,
+    ),
+    **dict.fromkeys(
+        [
+            "ss_multires_noise_iterations",
+            "ss_adaptive_noise_scale",
+            "ss_ip_noise_gamma",
+            "ss_scale_weight_norms",
+            "ss_face_crop_aug_range",
+            "ss_min_bucket_reso",
+            "ss_max_bucket_reso",
+            "ss_vae_name",
+            "ss_vae_hash",
+            "ss_new_vae_hash",
+            "ss_sd_scripts_commit_hash",
+            "ss_validation_seed",
+            "ss_validate_every_n_epochs",
+            "ss_validate_every_n_steps",
+            "ss_max_validation_steps",
+            "ss_resize_interpolation",
+        ],
+        None,
+    ),
+    **dict.fromkeys(
+        [
+            "ss_caption_dropout_rate",
+            "ss_caption_tag_dropout_rate",
+            "ss_validation_split",
+        ],
+        0.0,
+    ),
+    "ss_caption_dropout_every_n_epochs": 0,
+    "ss_multires_noise_discount": 0.3,
+    "ss_huber_schedule": "snr",
+    "ss_huber_scale": 1.0,
+    "ss_huber_c": 0.1,
+}
+
 
 class Metadata:
     """Metadata of the files of one run; every value is text, as safetensors asks."""
@@ -24,6 +78,7 @@ class Metadata:
     ) -> None:
         self.settings, self.started = settings, time.time()
         values = {
+            **_NOT_USED,
             **_of_settings(settings),
             **_of_dataset(dataset, settings),
             **_of_checkpoint(checkpoint),
@@ -84,10 +139,6 @@ def _of_settings(s: TrainSettings) -> dict[str, Any]:
         "ss_resolution": (s.resolution, s.resolution),
         "ss_shuffle_caption": s.shuffle_caption,
         "ss_keep_tokens": s.keep_tokens,
-        "ss_enable_bucket": False,
-        "ss_flip_aug": False,
-        "ss_color_aug": False,
-        "ss_random_crop": False,
     }
     if s.conv_dim:
         values["ss_network_args"] = json.dumps({"conv_dim": str(s.conv_dim), "conv_alpha": str(s.conv_alpha)})
@@ -109,7 +160,11 @@ def _of_dataset(dataset: Dataset, settings: TrainSettings) -> dict[str, Any]:
 
 
 def _of_checkpoint(path: Path) -> dict[str, Any]:
-    return {"ss_sd_model_name": path.name, "ss_sd_model_hash": short_hash(path), "ss_new_sd_model_hash": full_hash(path)}
+    return {
+        "ss_sd_model_name": path.name,
+        "ss_sd_model_hash": short_hash(path),
+        "ss_new_sd_model_hash": full_hash(path),
+    }
 
 
 def short_hash(path: Path) -> str:

@@ -14,7 +14,11 @@ TIMESTEPS = 1000
 def noise_schedule() -> DDPMScheduler:
     """Stable Diffusion's: sqrt(beta) linear from sqrt(0.00085) to sqrt(0.012) over 1000 steps."""
     return DDPMScheduler(
-        num_train_timesteps=TIMESTEPS, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False
+        num_train_timesteps=TIMESTEPS,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
     )
 
 

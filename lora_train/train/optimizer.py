@@ -24,7 +24,9 @@ def parse_arguments(pairs: list[str]) -> dict[str, Any]:
                 raise ValueError
             arguments[name.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):
-            raise UserError(f"{pair!r} is not name=value", where="optimizer_args", remedy="Write for example weight_decay=0.01") from None
+            raise UserError(
+                f"{pair!r} is not name=value", where="optimizer_args", remedy="Write for example weight_decay=0.01"
+            ) from None
     return arguments
 
 
@@ -33,9 +35,15 @@ def make_optimizer(network: LoraNetwork, settings: TrainSettings) -> Optimizer:
     rates = {"te": settings.text_encoder_rate, "unet": settings.unet_rate}
     groups = [{"params": network.parameters_of(part), "lr": rate} for part, rate in rates.items() if rate]
     try:
-        return AdamW([group for group in groups if group["params"]], lr=settings.learning_rate, **parse_arguments(settings.optimizer_args))
+        return AdamW(
+            [group for group in groups if group["params"]],
+            lr=settings.learning_rate,
+            **parse_arguments(settings.optimizer_args),
+        )
     except (TypeError, ValueError) as error:
-        raise UserError(f"AdamW doesn't take these arguments ({error})", where="optimizer_args", remedy="Mend or remove them") from None
+        raise UserError(
+            f"AdamW doesn't take these arguments ({error})", where="optimizer_args", remedy="Mend or remove them"
+        ) from None
 
 
 def make_schedule(optimizer: Optimizer, settings: TrainSettings, total_steps: int) -> LRScheduler:

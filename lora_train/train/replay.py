@@ -22,7 +22,7 @@ from .step import Batch, Step
 def replay(case: Path, checkpoint: Path, settings: TrainSettings, out: Path) -> dict[str, Any]:
     """Replay `case` (inputs.json, inputs.safetensors, lora_init.safetensors).
 
-    Writes ref.json (losses, lr, grad_norm, secs), grads0.safetensors (before clipping) and lora_final.safetensors into `out`.
+    Writes into `out` ref.json (losses, lr, grad_norm, secs), grads0.safetensors (not clipped), lora_final.safetensors.
     """
     recorded = _json(case / "inputs.json")
     inputs, initial = load_file(case / "inputs.safetensors"), load_file(case / "lora_init.safetensors")
@@ -53,11 +53,16 @@ def replay(case: Path, checkpoint: Path, settings: TrainSettings, out: Path) -> 
 
 def _gradients(network: LoraNetwork) -> dict[str, Tensor]:
     """Gradient of every parameter; zero where it took no part (layers past clip_skip)."""
-    return {key: (torch.zeros_like(p) if p.grad is None else p.grad).contiguous().clone() for key, p in network.named_parameters()}
+    return {
+        key: (torch.zeros_like(p) if p.grad is None else p.grad).contiguous().clone()
+        for key, p in network.named_parameters()
+    }
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"not a recorded case ({error})", where=path, remedy="Name a folder made by the recording tool") from None
+        raise UserError(
+            f"not a recorded case ({error})", where=path, remedy="Name a folder made by the recording tool"
+        ) from None

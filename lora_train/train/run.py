@@ -33,14 +33,25 @@ def run(settings: TrainSettings, emit: Listener, stop: Callable[[], bool]) -> Ou
     model = load_model(settings.pretrained_model_name_or_path, compute_dtype(settings, device), device)
     pictures = [picture for concept in dataset.concepts for picture in concept.pictures]
     latents = cache_latents(
-        model, pictures, settings.resolution, settings.seed, lambda done: emit(event("cache", done=done, total=len(pictures)))
+        model,
+        pictures,
+        settings.resolution,
+        settings.seed,
+        lambda done: emit(event("cache", done=done, total=len(pictures))),
     )
     model.vae.to("cpu")
     network = LoraNetwork.create(model, spec_of(settings), settings.seed)
     data = TrainingData(dataset, latents, settings)
     steps, epochs = length(settings, data.steps_per_epoch)
     emit(
-        event("start", steps=steps, epochs=epochs, steps_per_epoch=data.steps_per_epoch, pictures=len(pictures), device=str(device))
+        event(
+            "start",
+            steps=steps,
+            epochs=epochs,
+            steps_per_epoch=data.steps_per_epoch,
+            pictures=len(pictures),
+            device=str(device),
+        )
     )
     outcome = train(model, network, dataset, data, settings, emit, stop)
     seconds = round(time.monotonic() - began, 1)

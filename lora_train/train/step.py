@@ -30,7 +30,7 @@ def compute_dtype(settings: TrainSettings, device: torch.device) -> torch.dtype:
 
 @dataclass
 class Batch:
-    """latents [B, 4, h, w]: samples of the VAE, not yet scaled; captions: B processed texts; weights [B] of the loss."""
+    """latents [B, 4, h, w]: samples of the VAE, not yet scaled; captions: B texts; weights [B] of the loss."""
 
     latents: Tensor
     captions: Sequence[str]
@@ -118,5 +118,6 @@ def _scaler(dtype: torch.dtype, device: torch.device):  # type: ignore[no-untype
 def blown_up(what: str, value: float) -> UserError:
     """The error for a training that has left finite numbers; the weights are still those of the step before."""
     return UserError(
-        f"the training blew up: the {what} became {value}", remedy="Lower the learning rate, or choose mixed_precision bf16 or no"
+        f"the training blew up: the {what} became {value}",
+        remedy="Lower the learning rate, or choose mixed_precision bf16 or no",
     )

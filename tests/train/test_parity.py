@@ -60,7 +60,9 @@ def test_a_sketch_tells_a_difference_of_one_in_ten_thousand():
     assert abs(estimate / true - 1) < 0.2
 
 
-@pytest.mark.skipif("TRAIN_LORA_PARITY" not in os.environ, reason="TRAIN_LORA_PARITY names a folder with full recordings")
+@pytest.mark.skipif(
+    "TRAIN_LORA_PARITY" not in os.environ, reason="TRAIN_LORA_PARITY names a folder with full recordings"
+)
 @pytest.mark.slow
 def test_full_recording(checkpoint, tmp_path):
     case = Path(os.environ["TRAIN_LORA_PARITY"]) / "basic"

@@ -1,0 +1,101 @@
+"""What a bake wrote and how exact it is: per module, per block, in total."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .layout import ALL_BLOCKS
+
+
+@dataclass(frozen=True)
+class ModuleResult:
+    """One module as it stands in the file.
+
+    norm: ‖ΔW‖_F as wanted; error: ‖ΔW − what is in the file‖_F; full_rank: the sum of the sources' ranks.
+    """
+
+    name: str
+    block: str
+    rank: int
+    full_rank: int
+    norm: float
+    error: float
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """All modules of a block, or of the file, taken together."""
+
+    block: str
+    modules: int
+    ranks: tuple[int, int]  # least, greatest
+    norm: float
+    error: float
+
+    @property
+    def relative_error(self) -> float:
+        return self.error / self.norm if self.norm else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "block": self.block,
+            "modules": self.modules,
+            "rank_min": self.ranks[0],
+            "rank_max": self.ranks[1],
+            "norm": self.norm,
+            "error": self.error,
+            "relative_error": self.relative_error,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a bake wrote.
+
+    left_out: modules whose sum is 0; unlisted: blocks in the files that are not among the 17 numbers given for them.
+    """
+
+    out: Path
+    recipe: str
+    precision: str
+    target_error: float | None
+    modules: list[ModuleResult]
+    left_out: list[str] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)
+
+    def blocks(self) -> list[BlockResult]:
+        """One result a block, in the order of the blocks."""
+        groups: dict[str, list[ModuleResult]] = defaultdict(list)
+        for module in self.modules:
+            groups[module.block].append(module)
+        return [_together(block, groups[block]) for block in ALL_BLOCKS if block in groups]
+
+    def total(self) -> BlockResult:
+        return _together("total", self.modules)
+
+    @property
+    def relative_error(self) -> float:
+        return self.total().relative_error
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "out": str(self.out),
+            "recipe": self.recipe,
+            "precision": self.precision,
+            "target_error": self.target_error,
+            "blocks": [block.as_dict() for block in self.blocks()],
+            "total": self.total().as_dict(),
+            "left_out": self.left_out,
+            "unlisted": self.unlisted,
+        }
+
+
+def _together(block: str, modules: list[ModuleResult]) -> BlockResult:
+    ranks = [module.rank for module in modules]
+    size, error = (math.hypot(*values) for values in ([m.norm for m in modules], [m.error for m in modules]))
+    return BlockResult(block, len(modules), (min(ranks), max(ranks)), size, error)

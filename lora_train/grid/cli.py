@@ -1,0 +1,86 @@
+"""python -m lora_train grid: which epoch, at which weight."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..errors import UserError
+from ..paths import MINI_CHECKPOINT
+from .files import save
+from .plan import DEFAULT_WEIGHTS, Grid, series
+
+
+def add_arguments(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb `grid`."""
+    parser = subparsers.add_parser("grid", help="draw every epoch of a run at several weights, on one labelled sheet")
+    parser.add_argument(
+        "--checkpoint", type=Path, default=MINI_CHECKPOINT, help="checkpoint to draw on (the embedded miniature)"
+    )
+    parser.add_argument("--lora-dir", type=Path, required=True, help="folder of the run's LoRA files")
+    parser.add_argument("--name", required=True, help="the run's name: NAME-000001.safetensors and so on")
+    parser.add_argument("--prompt", required=True, help="the same for every cell")
+    parser.add_argument("--negative-prompt", default="")
+    parser.add_argument(
+        "--weights", type=weights, default=DEFAULT_WEIGHTS, help="numbers with commas; 0 is without the LoRA"
+    )
+    parser.add_argument("--seed", type=int, default=Grid.seed)
+    parser.add_argument("--steps", type=int, default=Grid.steps)
+    parser.add_argument("--cfg-scale", type=float, default=Grid.cfg_scale)
+    parser.add_argument("--sampler", default=Grid.sampler, help="Euler, Euler a, DDIM or DPM++ 2M")
+    parser.add_argument("--width", type=int, help="pixels (512; the miniature: 64)")
+    parser.add_argument("--height", type=int, help="pixels (512; the miniature: 64)")
+    parser.add_argument("--clip-skip", type=int)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the sheet, FILE.png; its cells go into the folder FILE"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw and save; the exit code. Raises UserError."""
+    from ..model.load import load_model  # diffusers takes seconds to import
+    from .run import make, placement
+
+    out = _png(args.out)
+    grid = grid_of(args)
+    model = load_model(args.checkpoint, *placement())
+    with tqdm(total=len(grid.loras) * len(grid.weights), unit="cell") as bar:
+        sheet = make(model, grid, lambda done, total: bar.update(done - bar.n))
+    written = save(sheet, grid, out, args.checkpoint.stem)
+    print(f"Sheet: {written[0]}")  # noqa: T201
+    print(f"{len(written) - 1} cells: {written[1].parent}")  # noqa: T201
+    return 0
+
+
+def grid_of(args: argparse.Namespace) -> Grid:
+    """The grid that the arguments ask for."""
+    side = 64 if args.checkpoint == MINI_CHECKPOINT else 512
+    return Grid(
+        loras=series(args.lora_dir, args.name),
+        prompt=args.prompt,
+        weights=tuple(args.weights),
+        negative_prompt=args.negative_prompt,
+        seed=args.seed,
+        steps=args.steps,
+        cfg_scale=args.cfg_scale,
+        sampler=args.sampler,
+        width=args.width or side,
+        height=args.height or side,
+        clip_skip=args.clip_skip,
+    )
+
+
+def weights(text: str) -> tuple[float, ...]:
+    """'0.2, 0.5,1' to numbers."""
+    try:
+        return tuple(float(part) for part in text.replace("，", ",").split(",") if part.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers with commas, such as 0.5,0.8,1") from None
+
+
+def _png(out: Path) -> Path:
+    if out.suffix.lower() != ".png":
+        raise UserError("the sheet is a PNG", where=out, remedy="Give a name that ends with .png")
+    return out

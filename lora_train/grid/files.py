@@ -1,0 +1,132 @@
+"""A grid on disk: the sheet with its recipe inside, and every cell with the text that the WebUI's PNG Info reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from ..errors import UserError
+from ..files import replace_file
+from ..network.kohya import read_header
+from .plan import Grid
+from .sheet import Sheet
+
+RECIPE_KEY = "train-lora-grid"
+_NOT_A_GRID = "Choose a picture that Train LoRA's grid has written"
+
+
+def save(sheet: Sheet, grid: Grid, out: str | Path, model_name: str = "") -> list[Path]:
+    """Write the sheet to `out` and the cells into the folder of its stem; returns all paths, the sheet first.
+
+    model_name: the checkpoint's name for the cells' text, where it is known.
+    """
+    out = Path(out)
+    _write_png(sheet.picture, out, {"parameters": shared_parameters(grid, model_name), RECIPE_KEY: grid.to_json()})
+    written = [out]
+    names = cell_names(grid)
+    for row, cells in enumerate(sheet.cells):
+        for column, cell in enumerate(cells):
+            path = out.parent / out.stem / names[row][column]
+            text = parameters(grid, Path(grid.loras[row]), grid.weights[column], model_name)
+            _write_png(cell, path, {"parameters": text})
+            written.append(path)
+    return written
+
+
+def cell_names(grid: Grid) -> list[list[str]]:
+    """File names of the cells, row by row, such as epoch-003_weight-0.80.png; no two are the same."""
+    rows = [_row_name(label) for label in grid.labels]
+    if len(set(rows)) < len(rows):
+        rows = [f"{index + 1:02}-{row}" for index, row in enumerate(rows)]
+    columns = [f"{weight:.2f}" for weight in grid.weights]
+    if len(set(columns)) < len(columns):
+        columns = [f"{index + 1:02}-{weight:g}" for index, weight in enumerate(grid.weights)]
+    return [[f"{row}_weight-{column}.png" for column in columns] for row in rows]
+
+
+def parameters(grid: Grid, lora: Path, weight: float, model_name: str = "") -> str:
+    """A cell's generation parameters in the WebUI's own form, the LoRA's hash among them while its file is there."""
+    digest = _lora_hash(lora)
+    hashes = {"Lora hashes": json.dumps(f"{lora.stem}: {digest}", ensure_ascii=False)} if digest else {}
+    return _infotext(grid, f"{grid.prompt} <lora:{lora.stem}:{weight:g}>".strip(), model_name, hashes)
+
+
+def shared_parameters(grid: Grid, model_name: str = "") -> str:
+    """The same for the sheet: what its cells share, without a LoRA."""
+    return _infotext(grid, grid.prompt, model_name)
+
+
+def read_recipe(png: str | Path) -> Grid:
+    """The grid that a sheet was drawn from; LoRA files are named without their folder. Raises UserError."""
+    png = Path(png)
+    try:
+        with Image.open(png) as picture:
+            text = picture.info.get(RECIPE_KEY)
+    except FileNotFoundError:
+        raise UserError("there is no such file", where=png, remedy=_NOT_A_GRID) from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        raise UserError("this is not a picture", where=png, remedy=_NOT_A_GRID) from None
+    if text is None:
+        raise UserError("the picture holds no grid's recipe", where=png, remedy=_NOT_A_GRID)
+    try:
+        return _grid(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise UserError("the recipe in the picture is damaged", where=png, remedy=_NOT_A_GRID) from None
+
+
+def _grid(recipe: dict[str, Any]) -> Grid:
+    """Numbers, words and lists of the right kinds; what a later version has added is left out."""
+    kinds: dict[str, Callable[[Any], Any]] = {
+        "loras": lambda loras: tuple(str(lora) for lora in loras),
+        "weights": lambda weights: tuple(float(weight) for weight in weights),
+        **dict.fromkeys(("prompt", "negative_prompt", "sampler"), str),
+        **dict.fromkeys(("seed", "steps", "width", "height"), int),
+        "cfg_scale": float,
+        "clip_skip": lambda layer: None if layer is None else int(layer),
+    }
+    return Grid(**{name: kind(recipe[name]) for name, kind in kinds.items() if name in recipe})
+
+
+def _infotext(grid: Grid, prompt: str, model_name: str, more: Mapping[str, str] = MappingProxyType({})) -> str:
+    values: dict[str, object] = {"Steps": grid.steps, "Sampler": grid.sampler}
+    if grid.sampler == "DPM++ 2M":
+        values["Schedule type"] = "Karras"
+    values |= {"CFG scale": f"{grid.cfg_scale:g}", "Seed": grid.seed, "Size": f"{grid.width}x{grid.height}"}
+    if model_name:
+        values["Model"] = _quoted(model_name)
+    if grid.clip_skip and grid.clip_skip > 1:
+        values["Clip skip"] = grid.clip_skip
+    values |= more
+    negative = [f"Negative prompt: {grid.negative_prompt}"] if grid.negative_prompt else []
+    return "\n".join([prompt, *negative, ", ".join(f"{name}: {value}" for name, value in values.items())])
+
+
+def _lora_hash(lora: Path) -> str | None:
+    """The first 12 digits of sshs_model_hash, by which the WebUI and model sites know the file."""
+    try:
+        return read_header(lora).metadata.get("sshs_model_hash", "")[:12] or None
+    except (UserError, OSError):
+        return None
+
+
+def _quoted(value: str) -> str:
+    """The WebUI's rule: JSON quotes around what holds its own separators."""
+    return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",:\n") else value
+
+
+def _row_name(label: str) -> str:
+    kind, _, number = label.partition(" ")
+    return f"epoch-{int(number):03}" if kind == "epoch" and number.isdigit() else label.replace(" ", "-")
+
+
+def _write_png(picture: Image.Image, path: Path, texts: dict[str, str]) -> None:
+    chunks = PngImagePlugin.PngInfo()
+    for key, text in texts.items():
+        chunks.add_text(key, text)
+    with replace_file(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=chunks)

@@ -1,0 +1,120 @@
+"""A host of nothing but diffusers: for a machine without a WebUI, and for everything that runs without one."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UserError
+from ..paths import MINI_CHECKPOINT
+from .base import Checkpoint, Grid, Sheet
+
+if TYPE_CHECKING:
+    from ..model.load import StableDiffusion
+
+_ENDINGS = (".safetensors", ".ckpt")
+
+
+class StandaloneHost:
+    """Implements base.Host. The model is loaded at the first grid and kept for the next one."""
+
+    name = "standalone"
+
+    def __init__(
+        self,
+        checkpoint: str | Path | None,
+        lora_dir: str | Path,
+        data_dir: str | Path,
+        models_dir: str | Path | None = None,
+    ) -> None:
+        """models_dir: where checkpoints are looked for; the chosen checkpoint's own folder where none is given."""
+        self._chosen = Path(checkpoint) if checkpoint else None
+        self._lora_dir, self._data_dir = Path(lora_dir), Path(data_dir)
+        self._models_dir = Path(models_dir) if models_dir else self._chosen.parent if self._chosen else None
+        self._model: StableDiffusion | None = None
+        self._lock = threading.RLock()
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The chosen checkpoint; the embedded one where none was chosen; None where that is missing too."""
+        if self._chosen:
+            return _entry(self._chosen)
+        return _entry(MINI_CHECKPOINT) if MINI_CHECKPOINT.is_file() else None
+
+    def choose(self, checkpoint: str | Path) -> None:
+        """Draw on this checkpoint from now on."""
+        with self._lock:
+            self._chosen = Path(checkpoint)
+            self.release()
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Those of the models folder and its subfolders by name, then the embedded one."""
+        folder = self._models_dir
+        found = (
+            sorted(path for path in folder.rglob("*") if path.suffix in _ENDINGS) if folder and folder.is_dir() else []
+        )
+        if self._chosen and self._chosen not in found and self._chosen != MINI_CHECKPOINT:
+            found.insert(0, self._chosen)
+        if MINI_CHECKPOINT.is_file() and MINI_CHECKPOINT not in found:
+            found.append(MINI_CHECKPOINT)
+        return [_entry(path) for path in found]
+
+    def lora_dir(self) -> Path:
+        """Where LoRA files go."""
+        return self._lora_dir
+
+    def data_dir(self) -> Path:
+        """Where records and grids are kept."""
+        return self._data_dir
+
+    def refresh_loras(self) -> None:
+        """Nothing is cached: every grid reads its files."""
+
+    @contextmanager
+    def memory_for_training(self) -> Iterator[None]:
+        """The model is dropped, and no grid is drawn meanwhile; the next one loads it again."""
+        with self._lock:
+            self.release()
+            yield
+
+    def draw(self, grid: Grid, on_cell: Callable[[int, int], None]) -> Sheet:
+        """Draw a grid on the chosen checkpoint."""
+        from ..grid.run import make  # diffusers takes seconds to import
+
+        with self._lock:
+            try:
+                return make(self._loaded(), grid, on_cell)
+            except BaseException:
+                self.release()  # whatever went wrong, the next grid starts from the file
+                raise
+
+    def release(self) -> None:
+        """Drop the model and give its memory back."""
+        with self._lock:
+            if self._model is None:
+                return
+            self._model = None
+            gc.collect()
+            import torch
+
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _loaded(self) -> StableDiffusion:
+        from ..grid.run import placement
+        from ..model.load import load_model
+
+        chosen = self.checkpoint()
+        if chosen is None:
+            raise UserError("no checkpoint is chosen", where="checkpoint", remedy="Choose a Stable Diffusion 1.5 file")
+        if self._model is None or self._model.path != chosen.path:
+            self.release()
+            self._model = load_model(chosen.path, *placement())
+        return self._model
+
+
+def _entry(path: Path) -> Checkpoint:
+    return Checkpoint(path, "Mini (embedded)" if path == MINI_CHECKPOINT else path.stem)

@@ -1,0 +1,121 @@
+"""What is known of one job: built from its events, kept in its folder, shown in the tab."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..events import Event
+from ..files import write_text
+
+RUNNING = ("starting", "training", "grid")
+_POINTS = 500
+_FILE = "record.json"
+
+
+@dataclass
+class GridRecord:
+    """How far the grid is, and where its sheet lies."""
+
+    done: int = 0
+    total: int = 0
+    path: str | None = None
+    error: str | None = None
+
+
+@dataclass
+class Record:
+    """One job. state: starting, training, grid, done, stopped, failed; from disk also interrupted. Times in seconds."""
+
+    id: str
+    name: str
+    checkpoint: str
+    state: str = "starting"
+    stage: str = ""
+    step: int = 0
+    total: int = 0
+    epoch: int = 0
+    epochs: int = 0
+    loss: float | None = None
+    loss_average: float | None = None
+    eta: float | None = None
+    seconds: float = 0.0
+    began: float = field(default_factory=time.time)
+    output_dir: str = ""
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    error: str | None = None
+    grid: GridRecord | None = None
+
+    def apply(self, e: Event) -> None:
+        """Take in one event of the child."""
+        handler = getattr(self, f"_on_{e['event']}", None)
+        if handler:
+            handler(e)
+
+    def _on_stage(self, e: Event) -> None:
+        self.stage = e["text"]
+
+    def _on_cache(self, e: Event) -> None:
+        self.stage = f"caching latents, {e['done']} of {e['total']}"
+
+    def _on_start(self, e: Event) -> None:
+        self.total, self.epochs, self.stage = e["steps"], e["epochs"], "training"
+
+    def _on_progress(self, e: Event) -> None:
+        self.step, self.epoch, self.eta = e["step"], e["epoch"], e.get("eta")
+        self.loss, self.loss_average = _finite(e["loss"]), _finite(e.get("loss_average"))
+        if self.loss is not None:
+            self.losses.append((e["step"], self.loss))
+
+    def _on_saved(self, e: Event) -> None:
+        self.files.append(e["path"])
+
+    def _on_warning(self, e: Event) -> None:
+        self.warnings.append(e["text"])
+
+    def _on_error(self, e: Event) -> None:
+        self.error = e["text"]
+
+    def running(self) -> bool:
+        """Whether the job was under way when this was known."""
+        return self.state in RUNNING
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON knows it; of the losses every n-th and the last, 500 at most."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        copies = {"files": list(self.files), "warnings": list(self.warnings), "grid": asdict(self.grid) if self.grid else None}
+        return {**values, **copies, "losses": [list(point) for point in thinned(self.losses, _POINTS)]}
+
+    def save(self, folder: Path) -> None:
+        """Replace the record in the job's folder."""
+        write_text(folder / _FILE, json.dumps(self.to_dict(), indent=1, ensure_ascii=False))
+
+
+def load(folder: Path) -> Record | None:
+    """The record in a job's folder; None where there is none that can be read."""
+    try:
+        values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        known = {f.name: values[f.name] for f in fields(Record) if f.name in values}
+        if known.get("grid"):
+            known["grid"] = GridRecord(**known["grid"])
+        return Record(**known)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float]]:
+    """At most `most` of the points, evenly spread, the last one included."""
+    points = list(points)
+    stride = -(-len(points) // most) or 1
+    return points[::-1][::stride][::-1]

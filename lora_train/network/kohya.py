@@ -1,0 +1,287 @@
+"""Kohya's LoRA file: safetensors, keys `lora_<part>_<path>.lora_down.weight` and the like, text metadata, two hashes.
+
+Container: https://github.com/huggingface/safetensors#format. Hashes: kohya-ss/sd-scripts, library/train_util.py.
+It is written here and not by safetensors.torch.save_file, which orders metadata at random and copies every tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import UserError
+from ..files import replace_file, require_space
+
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
+
+_DTYPE_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
+_LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
+_CHUNK = 1 << 20
+_MAX_HEADER = 100 << 20
+_LORA_KEY = re.compile(
+    r"^(lora_(te|unet)|lycoris_)|\.(lora_[ABupdownmi]+|lora|lora_linear_layer|hada_\w+|lokr_\w+|oft_\w+|dora_scale)(\.|$)"
+)
+_CHECKPOINT_PREFIXES = ("model.diffusion_model.", "cond_stage_model.", "first_stage_model.", "conditioner.")
+_AGAIN = "Download or copy it again"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the tensors. entries: name -> dtype, shape, data_offsets, in the order of the data."""
+
+    entries: dict[str, dict[str, Any]]
+    metadata: dict[str, str]
+    start: int  # of the tensors, in bytes
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(entry["shape"]) for name, entry in self.entries.items()}
+
+
+class LoraFile:
+    """An open LoRA that reads one tensor at a time. Made by open_lora."""
+
+    def __init__(self, path: Path, header: Header, handle: Any) -> None:
+        self.path, self.metadata, self._handle = path, header.metadata, handle
+        self.shapes = header.shapes()
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor as stored. Raises UserError when it holds NaN or infinity."""
+        tensor: Tensor = self._handle.get_tensor(name)
+        if not _is_finite(tensor):
+            raise _not_finite([name], self.path)
+        return tensor
+
+
+@contextmanager
+def open_lora(path: str | Path) -> Iterator[LoraFile]:
+    """Open a LoRA of any kind. Raises UserError: missing, not safetensors, cut off, an HTML page, a checkpoint…"""
+    path = Path(path)
+    header = read_header(path)
+    problem = _no_lora(header.entries)
+    if problem:
+        raise UserError(problem, where=path, remedy="Choose a LoRA file")
+    try:
+        handle = safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"the file can't be read ({error})", where=path, remedy=_AGAIN) from None
+    with handle:
+        yield LoraFile(path, header, handle)
+
+
+def read_lora(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors as stored, on the CPU, and the metadata. Raises UserError as open_lora, or naming NaN/Inf tensors."""
+    with open_lora(path) as lora:
+        state = {name: lora._handle.get_tensor(name).clone() for name in lora.shapes}
+    bad = [name for name, tensor in state.items() if not _is_finite(tensor)]
+    if bad:
+        raise _not_finite(bad, path)
+    return state, lora.metadata
+
+
+def write_lora(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: torch.dtype) -> None:
+    """Write every tensor, alpha too, as `dtype`; add sshs_model_hash and sshs_legacy_hash to the metadata.
+
+    The same state and metadata give the same bytes. The file is read back before it takes its name.
+    Raises UserError: nothing to save, NaN or Inf, too large for `dtype`, disk full.
+    """
+    path = Path(path)
+    if not state:
+        raise UserError("there is nothing to save: the LoRA has no tensors", where=path)
+    _check_finite(path, state, dtype)
+    entries = _entries({name: tuple(state[name].shape) for name in sorted(state)}, dtype)
+    texts = {str(k): str(v) for k, v in metadata.items() if not str(k).startswith("sshs_")}
+    blank = _header_bytes(entries, {**texts, **_hashes("0" * 64, "0" * 8)})
+    require_space(path.parent, len(blank) + max(entry["data_offsets"][1] for entry in entries.values()))
+    with replace_file(path) as temporary:
+        with temporary.open("wb+") as handle:
+            handle.write(blank)
+            hashed = _write_tensors(handle, state, list(entries), dtype)
+            legacy = _legacy_hash(handle, len(blank), _header_bytes(entries, _kohya_only(texts)))
+            handle.seek(0)
+            handle.write(_header_bytes(entries, {**texts, **_hashes(hashed, legacy)}))
+        _verify(temporary, path, list(entries), hashed)
+
+
+def model_hash(path: str | Path) -> str:
+    """sshs_model_hash: sha256 of the tensors' bytes, everything after the header."""
+    header = read_header(Path(path))
+    with Path(path).open("rb") as handle:
+        handle.seek(header.start)
+        return _digest(handle)
+
+
+def legacy_hash(path: str | Path) -> str:
+    """sshs_legacy_hash: 8 hex digits over 64 KiB at 1 MiB of the file as it is with no metadata but ss_*."""
+    header = read_header(Path(path))
+    with Path(path).open("rb") as handle:
+        return _legacy_hash(handle, header.start, _header_bytes(header.entries, _kohya_only(header.metadata)))
+
+
+def file_hash(path: str | Path) -> str:
+    """sha256 of the whole file."""
+    with Path(path).open("rb") as handle:
+        return _digest(handle)
+
+
+def cast_finite(name: str, tensor: Tensor, dtype: torch.dtype, where: object = None) -> Tensor:
+    """A contiguous CPU tensor of `dtype`. Raises UserError when a value is not finite, before or after the cast."""
+    cast = tensor.detach().to("cpu", dtype).contiguous()
+    if not _is_finite(cast):
+        raise _too_large([name], where, dtype) if _is_finite(tensor) else _not_finite([name], where)
+    return cast
+
+
+def read_header(path: Path) -> Header:
+    """Header of a safetensors file that is whole; raises UserError saying what else it is."""
+    if not path.is_file():
+        raise UserError("there is no such file", where=path, remedy="Check the name and the folder")
+    size = path.stat().st_size
+    with Path(path).open("rb") as handle:
+        head = handle.read(8)
+        length = int.from_bytes(head, "little")
+        text = handle.read(length) if 2 <= length <= _MAX_HEADER else b""
+    if not text or len(text) < length:
+        raise UserError(_foreign(head, length), where=path, remedy=_AGAIN)
+    header = _parse_header(text, path)
+    end = header.start + max((entry["data_offsets"][1] for entry in header.entries.values()), default=0)
+    if size < end:
+        raise UserError(f"the file is cut off: {end - size:,} bytes are missing", where=path, remedy=_AGAIN)
+    return header
+
+
+def _foreign(head: bytes, length: int) -> str:
+    """What a file is that begins with these 8 bytes and is too short for a header of that length.
+
+    Only for such files: a sound header's length may well begin with the bytes of `<` or of a pickle.
+    """
+    if not head:
+        return "the file is empty"
+    if head.lstrip()[:1] == b"<":
+        return "this is an HTML page, not a LoRA: the download went wrong"
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        return "this is a pickled file (.pt, .ckpt), not safetensors; it is not opened for safety"
+    if 2 <= length <= _MAX_HEADER and len(head) == 8:
+        return "the file is cut off in its header, or not a safetensors file"
+    return "this is not a safetensors file"
+
+
+def _parse_header(text: bytes, path: Path) -> Header:
+    try:
+        raw = json.loads(text)
+        metadata = {str(k): str(v) for k, v in raw.pop("__metadata__", {}).items()}
+        entries = dict(sorted(raw.items(), key=lambda item: int(item[1]["data_offsets"][0])))
+        for entry in entries.values():
+            if not all(isinstance(n, int) and n >= 0 for n in (*entry["shape"], *entry["data_offsets"])):
+                raise ValueError("shape")
+            entry["dtype"], entry["data_offsets"][1]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        raise UserError("its header is damaged, or this is not a safetensors file", where=path, remedy=_AGAIN) from None
+    return Header(entries, metadata, 8 + len(text))
+
+
+def _no_lora(names: Mapping[str, object]) -> str | None:
+    """Why a file with these tensors is no LoRA; None where it is one."""
+    if any(_LORA_KEY.search(name) for name in names):
+        return None
+    if any(name.startswith(_CHECKPOINT_PREFIXES) for name in names):
+        return "this is a checkpoint, not a LoRA"
+    if "emb_params" in names:
+        return "this is a textual inversion embedding, not a LoRA"
+    return f"this is not a LoRA (its first tensor is {next(iter(names))!r})" if names else "this file holds no tensors"
+
+
+def _check_finite(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    bad = [name for name, tensor in state.items() if not _is_finite(tensor)]
+    if bad:
+        raise _not_finite(bad, path)
+    large = [name for name, tensor in state.items() if not _is_finite(tensor.to(dtype))]
+    if large:
+        raise _too_large(large, path, dtype)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    wide = tensor.float() if tensor.element_size() == 1 else tensor  # isfinite knows no 8-bit floats
+    return bool(torch.isfinite(wide).all())
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _not_finite(names: list[str], where: object) -> UserError:
+    remedy = "This LoRA is broken; use an earlier save"
+    return UserError(f"NaN or infinite values in {_some(names)}", where=where, remedy=remedy)
+
+
+def _too_large(names: list[str], where: object, dtype: torch.dtype) -> UserError:
+    return UserError(f"values too large for {dtype} in {_some(names)}", where=where, remedy="Save as bf16 or float")
+
+
+def _entries(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> dict[str, dict[str, Any]]:
+    """Header entries of tensors that follow each other without gaps."""
+    if dtype not in _DTYPE_NAMES:
+        raise ValueError(f"LoRAs are saved as one of {list(_DTYPE_NAMES)}, not {dtype}")
+    entries, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + torch.Size(shape).numel() * torch.empty(0, dtype=dtype).element_size()
+        entries[name] = {"dtype": _DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    return entries
+
+
+def _header_bytes(entries: Mapping[str, object], metadata: Mapping[str, str]) -> bytes:
+    """Length (8 bytes, little-endian) and JSON, filled with spaces to a multiple of 8."""
+    everything = {"__metadata__": dict(sorted(metadata.items())), **entries}
+    text = json.dumps(everything, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_tensors(handle: BinaryIO, state: Mapping[str, Tensor], names: list[str], dtype: torch.dtype) -> str:
+    """Write the tensors one after another; returns the sha256 of what was written."""
+    digest = sha256()
+    for name in names:
+        data = cast_finite(name, state[name], dtype).reshape(-1).view(torch.uint8).numpy().data
+        handle.write(data)
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _kohya_only(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {k: v for k, v in metadata.items() if k.startswith("ss_")}
+
+
+def _hashes(model: str, legacy: str) -> dict[str, str]:
+    return {"sshs_model_hash": model, "sshs_legacy_hash": legacy}
+
+
+def _legacy_hash(handle: BinaryIO, start: int, header: bytes) -> str:
+    """Over [1 MiB, 1 MiB + 64 KiB) of `header` followed by the tensors, which begin at `start` of `handle`."""
+    head = header[_LEGACY_START : _LEGACY_START + _LEGACY_LENGTH]
+    handle.seek(start + max(0, _LEGACY_START - len(header)))
+    return sha256(head + handle.read(_LEGACY_LENGTH - len(head))).hexdigest()[:8]
+
+
+def _digest(handle: BinaryIO) -> str:
+    digest = sha256()
+    while chunk := handle.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _verify(temporary: Path, path: Path, names: list[str], hashed: str) -> None:
+    with safe_open(temporary, framework="pt", device="cpu") as handle:
+        same_names = sorted(handle.keys()) == names
+    if not same_names or model_hash(temporary) != hashed:
+        raise UserError("what was written can't be read back", where=path, remedy="Check the disk, or save elsewhere")

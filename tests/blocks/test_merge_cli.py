@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from lora_train.blocks import cli
+from lora_train.errors import UserError
+
+from . import loras
+
+SHAPES: dict[str, tuple[int, ...]] = {
+    "lora_te_text_model_encoder_layers_0_mlp_fc1": (8, 6),
+    "lora_unet_mid_block_attentions_0_proj_in": (8, 8, 1, 1),
+    "lora_unet_down_blocks_0_downsamplers_0_conv": (8, 8, 3, 3),
+}
+
+
+@pytest.fixture
+def lora_dir(tmp_path: Path) -> Path:
+    loras.write(tmp_path / "Test0.safetensors", loras.state(SHAPES, rank=4, seed=1))
+    loras.write(tmp_path / "BASE.safetensors", loras.state(SHAPES, rank=4, seed=2))
+    return tmp_path
+
+
+def merge(lora_dir: Path, *arguments: str, recipe: str = "Test0:1:GP1,BASE:-1:GP2") -> int:
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser.add_subparsers())
+    out = str(lora_dir / "out.safetensors")
+    args = parser.parse_args(["merge", recipe, "--lora-dir", str(lora_dir), "--out", out, *arguments])
+    result: int = args.run(args)
+    return result
+
+
+def test_table(lora_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert merge(lora_dir) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["block", "BASE", "M00", "total"]
+    assert lines[4] == f"wrote {lora_dir / 'out.safetensors'} in fp16"
+    assert lines[5] == "left out because their sum is 0: 1 modules"
+    assert lines[6] == "IN03 are not among the 17 blocks: weight 0 there (--unlisted)"
+
+
+def test_json(lora_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert merge(lora_dir, "--json", "--precision", "float", "--unlisted", "1", "--target-error", "0.3") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [block["block"] for block in report["blocks"]] == ["BASE", "IN03", "M00"]
+    assert report["total"]["relative_error"] <= 0.3
+    assert report["target_error"] == 0.3
+
+
+def test_presets_of_a_file_go_before_the_built_in(lora_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    presets = lora_dir / "presets.txt"
+    presets.write_text("GP1:" + ",".join(["0"] * 7 + ["1"] + ["0"] * 9), encoding="utf-8")
+    assert merge(lora_dir, "--presets", str(presets), recipe="Test0:1:GP1") == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:3]] == ["block", "M00", "total"]
+
+
+def test_errors_are_raised_for_main(lora_dir: Path) -> None:
+    with pytest.raises(UserError, match="there is no preset 'GP9'"):
+        merge(lora_dir, recipe="Test0:1:GP9")
+    with pytest.raises(UserError, match="there is no such preset file"):
+        merge(lora_dir, "--presets", str(lora_dir / "none.txt"))
+    assert not (lora_dir / "out.safetensors").exists()
