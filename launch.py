@@ -198,7 +198,7 @@ def install_torch(pip: "list[str]", constrained: "list[str]") -> None:
     patience = ["--retries=1", "--timeout=20"]
     for build, index in torch_builds(sys.platform, wants_cuda()):
         try:
-            run_pip(pip, [*patience, *constrained, torch + "+" + build, *index], say_unless_problem)
+            run_pip(pip, [*patience, *constrained, torch + "+" + build, *index], say_progress)
             return
         except UserError as error:
             if not index and "pip finds no" not in str(error):
@@ -210,9 +210,9 @@ def install_torch(pip: "list[str]", constrained: "list[str]") -> None:
     run_pip(pip, [*constrained, torch])
 
 
-def say_unless_problem(line: str) -> None:
-    """pip's lines without its alarm about a build that isn't there: the next one will do."""
-    if not line.startswith(("ERROR", "WARNING")):
+def say_progress(line: str) -> None:
+    """Only pip's progress: its alarm about a build that isn't there is none, as the next one will do."""
+    if line.strip().startswith(("Collecting", "Processing", "Downloading", "Installing", "Successfully")):
         say(line)
 
 

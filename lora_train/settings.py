@@ -16,34 +16,18 @@ from typing import Any
 
 from .errors import UserError, raise_all
 
-# sd-scripts options that change nothing about the result here, whatever their value: read, and named in a warning.
-WITHOUT_EFFECT = frozenset(
-    [
-        "xformers",
-        "sdpa",
-        "mem_eff_attn",
-        "max_data_loader_n_workers",
-        "persistent_data_loader_workers",
-        "lowram",
-        "highvram",
-        "logging_dir",
-        "log_with",
-        "log_prefix",
-        "cache_latents",
-        "cache_latents_to_disk",
-        "vae_batch_size",
-        "no_half_vae",
-        "save_model_as",
-        "console_log_level",
-        "prior_loss_weight",
-        "enable_bucket",
-        "min_bucket_reso",
-        "max_bucket_reso",
-        "bucket_reso_steps",
-        "bucket_no_upscale",
-        "ddp_timeout",
-    ]
-)
+# sd-scripts options that don't change the result, and options whose effect isn't there yet: read, named in a warning.
+WITHOUT_EFFECT = {
+    **dict.fromkeys(("xformers", "sdpa", "mem_eff_attn"), "attention is always PyTorch's own"),
+    **dict.fromkeys(("cache_latents", "cache_latents_to_disk", "vae_batch_size"), "latents are always cached in memory"),
+    **dict.fromkeys(("max_data_loader_n_workers", "persistent_data_loader_workers"), "no workers are needed"),
+    **dict.fromkeys(("logging_dir", "log_with", "log_prefix"), "there is no log for TensorBoard yet"),
+    **dict.fromkeys(
+        ("enable_bucket", "min_bucket_reso", "max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale"),
+        "there are no buckets yet: every picture is cropped to one square",
+    ),
+    **dict.fromkeys(("lowram", "highvram", "no_half_vae", "save_model_as", "console_log_level", "ddp_timeout"), ""),
+}
 
 
 def option(default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: tuple = ()) -> Any:
@@ -203,8 +187,9 @@ def from_dict(values: dict[str, Any]) -> tuple[TrainSettings, list[str]]:
                 checked[name] = _checked(name, value, known[name].metadata)
             except UserError as error:
                 errors.append(error)
-        elif name in WITHOUT_EFFECT:
-            warnings.append(f"{name} has no effect here")
+        elif name in WITHOUT_EFFECT or _is_off(name, value):
+            reason = WITHOUT_EFFECT.get(name)
+            warnings.append(f"{name} has no effect here" + (f": {reason}" if reason else ""))
         else:
             near = difflib.get_close_matches(name, known, 1)
             errors.append(
@@ -214,6 +199,11 @@ def from_dict(values: dict[str, Any]) -> tuple[TrainSettings, list[str]]:
     settings = TrainSettings(**checked)
     raise_all(_contradictions(settings))
     return settings, warnings
+
+
+def _is_off(name: str, value: Any) -> bool:
+    """Whether an option that isn't known here is switched off, and no misspelling of one that is."""
+    return not value and not difflib.get_close_matches(name, _TYPES, 1, cutoff=0.8)
 
 
 def _from_kohya(values: dict[str, Any]) -> dict[str, Any]:

@@ -199,9 +199,7 @@ def test_which_builds_of_pytorch_are_tried(launch: ModuleType) -> None:
     assert launch.torch_builds("win32", True)[1][1] == [f"--extra-index-url={launch.PYTORCH_INDEX}{launch.CUDA}"]
 
 
-def test_torch_falls_back_only_where_there_is_no_such_build(
-    launch: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torch_falls_back_where_there_is_no_such_build(launch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     from lora_train.errors import UserError
     from lora_train.jobs import packages
 

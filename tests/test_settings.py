@@ -28,7 +28,15 @@ def test_a_kohya_file_is_read(tmp_path):
     assert (read.network_dim, read.conv_dim, read.conv_alpha) == (8, 4, 2.0)
     assert (read.unet_rate, read.text_encoder_rate) == (1e-4, 5e-5)
     assert (read.resolution, read.save_precision) == (512, "float")
-    assert warnings == ["xformers has no effect here"]
+    assert warnings == ["xformers has no effect here: attention is always PyTorch's own"]
+
+
+def test_an_unknown_option_matters_only_when_it_is_on():
+    assert settings.from_dict({"flip_aug": False})[1] == ["flip_aug has no effect here"]
+    with pytest.raises(UserError, match="^flip_aug"):
+        settings.from_dict({"flip_aug": True})
+    with pytest.raises(UserError, match="Did you mean network_dim"):
+        settings.from_dict({"networkdim": 0})
 
 
 def test_json_round_trip(tmp_path):

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         unlisted=args.unlisted,
     )
     text = json.dumps(report.as_dict(), ensure_ascii=False) if args.json else "\n".join(lines(report, args.unlisted))
-    print(text)  # noqa: T201
+    print(text)
     return 0
 
 

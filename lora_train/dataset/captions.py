@@ -27,6 +27,9 @@ _WESTERN = frozenset(range(0xC0, 0x100)) - {0xD7, 0xF7} | _WESTERN_MARKS
 # Runs of bytes above ASCII that accents don't make: three in a row, or a pair that touches no letter.
 _WIDE_RUN = re.compile(rb"[\x80-\xff]{3}|(?<![A-Za-z\x80-\xff])[\x80-\xff]{2}(?![A-Za-z\x80-\xff])")
 
+# Half-width kana and private characters: signs of Chinese read as Shift-JIS rather than of a Japanese caption.
+_UNLIKELY = re.compile("[\uff61-\uff9f\ue000-\uf8ff]")
+
 
 def read(path: str | Path) -> tuple[str, str]:
     """(caption, note): the first line of a caption file, stripped, as kohya takes it; the note says what to look at.
@@ -91,9 +94,11 @@ def _legacy(data: bytes, path: Path) -> tuple[str, str]:
         candidates.insert(0, candidates.pop())
     for codec, name in candidates:
         try:
-            return data.decode(codec), name
+            text = data.decode(codec)
         except UnicodeDecodeError:
             continue
+        if not _UNLIKELY.search(text):
+            return text, name
     raise UserError("its encoding isn't known", where=path, remedy="Save it as UTF-8")
 
 

@@ -69,9 +69,9 @@ class Dataset:
 def scan(
     folder: str | Path, caption_extension: str = ".txt", progress: Callable[[int, int], None] | None = None
 ) -> Dataset:
-    """Find, decode once and describe the pictures below `folder`; `progress(done, total)` counts them.
+    """Find, decode once and describe the pictures of `folder`; `progress(done, total)` counts them.
 
-    `folder` holds <repeats>_<name> folders, or is a project with these in image/, or one of them, or has pictures itself.
+    It holds <repeats>_<name> folders, or is a project with these in image/, or one of them, or has pictures itself.
     What can't be used is left out and named in the warnings. Raises UserError where nothing is left.
     """
     if not caption_extension.strip("."):
@@ -124,12 +124,12 @@ def _existing(folder: str | Path) -> Path:
     if not str(folder).strip():
         raise UserError("no folder is given", where="train_data_dir", remedy="Give the folder that holds the pictures")
     shown = _shown(str(folder))
-    path = Path(os.path.abspath(os.path.expanduser(folder)))
     try:
+        path = Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100 - resolve() would lose the names of links
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError("there is no such folder", where=shown, remedy="Check the path") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # also: NUL in the path, ~ of an unknown user
         raise UserError(f"the folder can't be opened ({error})", where=shown, remedy="Check the path") from None
     if not path.is_dir():
         raise UserError("it is a file, not a folder", where=shown, remedy="Give the folder that the file lies in")
@@ -153,7 +153,7 @@ def _list(folder: Path) -> _Listing:
 
 
 def _sort_in(listing: _Listing, entry: os.DirEntry[str]) -> None:
-    suffix = os.path.splitext(entry.name)[1].lower()
+    suffix = Path(entry.name).suffix.lower()
     try:
         is_dir, is_file = entry.is_dir(), entry.is_file()
     except OSError:  # a loop of links

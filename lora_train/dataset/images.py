@@ -83,10 +83,9 @@ def _decoded(handle: Any, path: Path) -> tuple[Image.Image, str]:
 
 
 def _upright(picture: Image.Image, source: Image.Image) -> Image.Image:
-    """Turn `picture` as the EXIF data of `source` says; damaged EXIF data say nothing.
-
-    Asked after load(): newer Pillows turn TIFF themselves while loading, and then no longer report an orientation.
-    """
+    """Turn `picture` as the EXIF data of `source` says; damaged data say nothing. Pillow itself turns TIFF."""
+    if source.format == "TIFF":
+        return picture
     try:
         orientation = source.getexif().get(_ORIENTATION)
     except Exception:  # noqa: BLE001 - a parser of damaged bytes: whatever it raises, the pixels are sound

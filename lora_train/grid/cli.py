@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     with tqdm(total=len(grid.loras) * len(grid.weights), unit="cell") as bar:
         sheet = make(model, grid, lambda done, total: bar.update(done - bar.n))
     written = save(sheet, grid, out, args.checkpoint.stem)
-    print(f"Sheet: {written[0]}")  # noqa: T201
-    print(f"{len(written) - 1} cells: {written[1].parent}")  # noqa: T201
+    print(f"Sheet: {written[0]}")
+    print(f"{len(written) - 1} cells: {written[1].parent}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """The host inside AUTOMATIC1111's WebUI and its forks.
 
-A1111 1.10.1 is the host this is run against; the forks (Forge, reForge, Classic, Neo) are told apart by what they offer,
-never by name. `modules.*` is the WebUI's own package, imported where it is used.
+A1111 1.10.1 is the host this is run against; the forks (Forge, reForge, Classic, Neo) are told apart by what they
+offer, never by name. `modules.*` is the WebUI's own package, imported where it is used.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class WebUIHost:
         return Path(chosen) if chosen else Path(paths_internal.models_path) / "Lora"
 
     def data_dir(self) -> Path:
-        """A folder in the extension's own, so that nothing is left when the extension is removed; else the data folder."""
+        """Inside the extension's folder, so that it goes when that is removed; else in the WebUI's data folder."""
         from modules import paths_internal
 
         own = ROOT / "data"
@@ -127,7 +127,7 @@ def _checkpoint(info: Any) -> Checkpoint:
 def _vae(checkpoint: str) -> Path | None:
     """The separate VAE file that the WebUI would use with a checkpoint; None for the checkpoint's own."""
     resolve = getattr(_optional("modules.sd_vae"), "resolve_vae", None)
-    found = resolve(checkpoint) if resolve else None
+    found: Any = resolve(checkpoint) if resolve else None
     vae = found.tuple()[0] if hasattr(found, "tuple") else None
     return Path(vae) if vae else None
 
@@ -140,7 +140,9 @@ def _unload() -> list[Any]:
         sd_models.unload_model_weights()  # the forks load again by themselves when they need the model
         return []
     data = sd_models.model_data
-    models = {id(model): model for model in [data.sd_model, *getattr(data, "loaded_sd_models", [])] if model is not None}
+    models = {
+        id(model): model for model in [data.sd_model, *getattr(data, "loaded_sd_models", [])] if model is not None
+    }
     there = [model for model in models.values() if getattr(model, "lowvram", False) or _on_gpu(model)]
     for model in there:
         sd_models.send_model_to_cpu(model)
@@ -166,7 +168,7 @@ def _forget_applied(networks: Any) -> None:
     for cache in (getattr(networks, "networks_in_memory", None), getattr(networks, "loaded_networks", None)):
         if cache is not None:
             cache.clear()
-    cached_reader = getattr(networks, "load_lora_state_dict", None)
+    cached_reader: Any = getattr(networks, "load_lora_state_dict", None)
     if hasattr(cached_reader, "cache_clear"):
         cached_reader.cache_clear()
     model = sd_models.model_data.sd_model
@@ -210,7 +212,7 @@ def _on_main_thread(action: Callable[[], T]) -> T:
     def run() -> None:
         try:
             outcome[0] = action()
-        except BaseException as error:  # the loop would swallow it
+        except BaseException as error:  # noqa: BLE001 (the loop would swallow it)
             outcome[1] = error
 
     loop.run_and_wait_result(run)
@@ -242,4 +244,3 @@ def _optional(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         return None
-

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import inspect
 import io
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -111,7 +110,7 @@ def _found(networks: Any, name: str) -> str | None:
 
 def _same_file(one: str, other: Path) -> bool:
     with contextlib.suppress(OSError):
-        return os.path.samefile(one, other)
+        return other.samefile(one)
     return False
 
 
@@ -148,7 +147,7 @@ def _arguments(script: Any, plan: Axes) -> list[Any]:
 
 
 def _processing(grid: Grid, prompt: str) -> Any:
-    """The WebUI's txt2img job for one cell; without its always-on scripts, so that every cell differs by its LoRA only."""
+    """The WebUI's txt2img job for one cell, without always-on scripts: cells differ by their LoRA only."""
     from modules import processing, shared
 
     kind = processing.StableDiffusionProcessingTxt2Img
@@ -236,7 +235,7 @@ def _watched(total: int, on_cell: OnCell) -> Iterator[None]:
         while not finished.wait(_LOOK_EVERY):
             try:
                 on_cell(min(shared.state.job_no, total), total)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 (raised again below)
                 raised.append(error)
                 shared.state.interrupt()
                 return

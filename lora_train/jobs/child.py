@@ -39,7 +39,9 @@ class Engine:
 class Child:
     """One running child. Events go to `on_event`, in the order told; every other line goes to the log."""
 
-    def __init__(self, command: Sequence[str], env: dict[str, str], log: Path, on_event: Callable[[Event], None]) -> None:
+    def __init__(
+        self, command: Sequence[str], env: dict[str, str], log: Path, on_event: Callable[[Event], None]
+    ) -> None:
         self._on_event = on_event
         self._tail: deque[str] = deque(maxlen=_KEPT_LINES)
         self._write_lock = threading.Lock()
@@ -58,7 +60,10 @@ class Child:
         except BaseException:
             self._log.close()
             raise
-        self._readers = [self._reader(self._process.stdout, events=True), self._reader(self._process.stderr, events=False)]
+        self._readers = [
+            self._reader(self._process.stdout, events=True),
+            self._reader(self._process.stderr, events=False),
+        ]
 
     def wait(self) -> int:
         """Wait until the child has ended and everything it said has been heard; its exit code."""

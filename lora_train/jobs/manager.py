@@ -109,7 +109,9 @@ class Manager:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise UserError(f"the job's folder can't be made ({error})", where=folder, remedy="Check the permissions") from None
+                raise UserError(
+                    f"the job's folder can't be made ({error})", where=folder, remedy="Check the permissions"
+                ) from None
         raise UserError("too many jobs at once", where=self._folder, remedy="Try again")
 
 
@@ -168,7 +170,7 @@ class Job:
                 self._finish()
         except UserError as error:
             self._fail(str(error))
-        except Exception as error:  # the thread's outermost edge: whatever it is, the tab has to say so
+        except Exception as error:  # noqa: BLE001 (the thread's outermost edge: the tab has to say what happened)
             self._fail(f"unexpected: {type(error).__name__}: {error}")
         finally:
             self.record.seconds = round(time.time() - self.record.began, 1)
@@ -213,7 +215,7 @@ class Job:
         self._fail(self.record.error or explain(code, tail))
 
     def _finish(self) -> None:
-        """After a whole training: show the files to the host, then draw. A failing grid is a warning: the LoRA is there."""
+        """Show the host its files, then draw. A failing grid is a warning: the LoRA is whole."""
         try:
             self._host.refresh_loras()
             if self._request.grid and not self._stop.is_set():
@@ -222,7 +224,7 @@ class Job:
             self.record.warnings.append("the grid was stopped")
         except UserError as error:
             self._grid_failed(str(error))
-        except Exception as error:  # a WebUI can fail in its own ways; the training has succeeded all the same
+        except Exception as error:  # noqa: BLE001 (a WebUI fails in ways of its own)
             self._grid_failed(f"unexpected: {type(error).__name__}: {error}")
         self.record.state, self.record.stage = "done", ""
 
@@ -238,7 +240,7 @@ class Job:
         self._save_quietly()
         sheet = self._host.draw(plan, self._cell_drawn)
         out = self._folder / "grid.png"
-        save(sheet, plan, out)
+        save(sheet, plan, out, self.record.checkpoint)
         self.record.grid.path = str(out)
 
     def _cell_drawn(self, done: int, total: int) -> None:
@@ -268,4 +270,3 @@ class Job:
 
 def _running() -> UserError:
     return UserError("a training is running", remedy="Wait until it has ended, or stop it")
-

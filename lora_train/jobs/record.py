@@ -89,7 +89,11 @@ class Record:
     def to_dict(self) -> dict[str, Any]:
         """As JSON knows it; of the losses every n-th and the last, 500 at most."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        copies = {"files": list(self.files), "warnings": list(self.warnings), "grid": asdict(self.grid) if self.grid else None}
+        copies = {
+            "files": list(self.files),
+            "warnings": list(self.warnings),
+            "grid": asdict(self.grid) if self.grid else None,
+        }
         return {**values, **copies, "losses": [list(point) for point in thinned(self.losses, _POINTS)]}
 
     def save(self, folder: Path) -> None:

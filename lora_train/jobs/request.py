@@ -61,7 +61,9 @@ def prompt_of(data_dir: Path, caption_extension: str) -> str:
         text = caption.read_text(encoding="utf-8-sig", errors="replace").strip()
         if text:
             return text.splitlines()[0]
-    folders = sorted(folder.name.partition("_")[2] for folder in data_dir.iterdir() if folder.is_dir() and "_" in folder.name)
+    folders = sorted(
+        folder.name.partition("_")[2] for folder in data_dir.iterdir() if folder.is_dir() and "_" in folder.name
+    )
     return next(filter(None, folders), "")
 
 
@@ -82,8 +84,9 @@ def _fill_in(host: Host, values: dict[str, Any]) -> str:
 def _absolute(settings: TrainSettings) -> TrainSettings:
     """The child has another working folder: every path becomes absolute."""
     names = ("pretrained_model_name_or_path", "train_data_dir", "output_dir")
-    given: dict[str, Any] = {name: getattr(settings, name) for name in names if getattr(settings, name)}
-    return replace(settings, **{name: str(Path(path).expanduser().absolute()) for name, path in given.items()})
+    given = {name: getattr(settings, name) for name in names if getattr(settings, name)}
+    absolute: dict[str, Any] = {name: str(Path(path).expanduser().absolute()) for name, path in given.items()}
+    return replace(settings, **absolute)
 
 
 def _problems(host: Host, settings: TrainSettings) -> list[UserError]:
@@ -95,14 +98,22 @@ def _problems(host: Host, settings: TrainSettings) -> list[UserError]:
         problems.append(error)
     checkpoint = settings.pretrained_model_name_or_path
     if not checkpoint:
-        problems.append(UserError("no checkpoint is chosen", where="pretrained_model_name_or_path", remedy="Choose one"))
+        problems.append(
+            UserError("no checkpoint is chosen", where="pretrained_model_name_or_path", remedy="Choose one")
+        )
     elif not Path(checkpoint).is_file():
-        problems.append(UserError(f"there is no file {checkpoint}", where="pretrained_model_name_or_path", remedy="Choose another"))
+        problems.append(
+            UserError(f"there is no file {checkpoint}", where="pretrained_model_name_or_path", remedy="Choose another")
+        )
     if not settings.train_data_dir:
-        problems.append(UserError("no folder is given", where="train_data_dir", remedy="Name the folder of your pictures"))
+        problems.append(
+            UserError("no folder is given", where="train_data_dir", remedy="Name the folder of your pictures")
+        )
     elif not Path(settings.train_data_dir).is_dir():
         where = settings.train_data_dir
-        problems.append(UserError(f"there is no folder {where}", where="train_data_dir", remedy="Name the folder of your pictures"))
+        problems.append(
+            UserError(f"there is no folder {where}", where="train_data_dir", remedy="Name the folder of your pictures")
+        )
     return problems + _outside(host, settings)
 
 
@@ -116,7 +127,9 @@ def _outside(host: Host, settings: TrainSettings) -> list[UserError]:
         problems.append(UserError("lies outside the LoRA folder", where="output_dir", remedy=remedy))
     known = {checkpoint.path.absolute() for checkpoint in host.checkpoints()}
     if Path(settings.pretrained_model_name_or_path) not in known:
-        problems.append(UserError("is not one of the WebUI's checkpoints", where="pretrained_model_name_or_path", remedy=remedy))
+        problems.append(
+            UserError("is not one of the WebUI's checkpoints", where="pretrained_model_name_or_path", remedy=remedy)
+        )
     return problems
 
 
@@ -165,10 +178,11 @@ def _value(name: str, value: Any) -> Any:
 
 def _remedy(name: str) -> str:
     if name == "weights":
-        return "Give numbers from -10 to 10 with commas, such as " + ", ".join(f"{weight:g}" for weight in DEFAULT_WEIGHTS)
+        return "Give numbers from -10 to 10 with commas, such as " + ", ".join(
+            f"{weight:g}" for weight in DEFAULT_WEIGHTS
+        )
     if name == "cfg_scale":
         return "Give a number from 0 to 100"
     low, high = _RANGES[name]
     multiple = ", a multiple of 8" if name in ("width", "height") else ""
     return f"Give a whole number from {low} to {high}{multiple}"
-

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..errors import UserError
-from .checkpoint import TEXT, UNET, VAE, read_state_dict, recognise
+from .checkpoint import TEXT, UNET, VAE, read_state_dict, recognise, text_heads
 from .tokenizer import load_tokenizer
 
 State = dict[str, Tensor]
@@ -126,7 +126,7 @@ def _text_encoder(state: State) -> CLIPTextModel:
         hidden_size=width,
         intermediate_size=tensors["encoder.layers.0.mlp.fc1.weight"].shape[0],
         num_hidden_layers=len({name.split(".")[2] for name in tensors if name.startswith("encoder.layers.")}),
-        num_attention_heads=12 if width % 12 == 0 else 8,  # no shape shows it; CLIP ViT-L/14 has 12
+        num_attention_heads=text_heads(width),
         max_position_embeddings=tensors["embeddings.position_embedding.weight"].shape[0],
         hidden_act="quick_gelu",
         projection_dim=width,

@@ -1,18 +1,15 @@
-"""CLIP's tokenizer, from OpenAI's vocabulary file (MIT) that ships with the project."""
+"""CLIP's tokenizer."""
 
 from __future__ import annotations
 
-import gzip
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from transformers import CLIPTokenizer
 
-from ..paths import CLIP_VOCABULARY
+from .vocabulary import MAX_LENGTH, write_files
 
-MAX_LENGTH = 77
-_START, _END = "<|startoftext|>", "<|endoftext|>"
+__all__ = ["MAX_LENGTH", "load_tokenizer"]
 
 
 def load_tokenizer() -> CLIPTokenizer:
@@ -20,34 +17,3 @@ def load_tokenizer() -> CLIPTokenizer:
     with TemporaryDirectory() as folder:
         write_files(Path(folder))
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-
-
-def write_files(folder: Path) -> None:
-    """Write the vocabulary in the form of a Hugging Face tokenizer folder."""
-    lines = gzip.decompress(CLIP_VOCABULARY.read_bytes()).decode("utf-8").split("\n")
-    merges = lines[1 : 49152 - 256 - 2 + 1]
-    letters = _byte_letters()
-    tokens = [
-        *letters,
-        *(letter + "</w>" for letter in letters),
-        *("".join(merge.split()) for merge in merges),
-        _START,
-        _END,
-    ]
-    special = {"bos_token": _START, "eos_token": _END, "unk_token": _END, "pad_token": _END}
-    config = {**special, "model_max_length": MAX_LENGTH, "do_lower_case": True, "tokenizer_class": "CLIPTokenizer"}
-    _write(folder / "vocab.json", {token: index for index, token in enumerate(tokens)})
-    _write(folder / "special_tokens_map.json", special)
-    _write(folder / "tokenizer_config.json", config)
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8", newline="\n")
-
-
-def _write(path: Path, data: object) -> None:
-    path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
-
-
-def _byte_letters() -> list[str]:
-    """One printable letter for each of the 256 bytes, printable ones first (GPT-2's byte-level BPE)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]

@@ -21,30 +21,18 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import replace_file, require_space
+from ..header import AGAIN, Header, read_header
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
 
 _DTYPE_NAMES = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}
 _LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
 _CHUNK = 1 << 20
-_MAX_HEADER = 100 << 20
 _LORA_KEY = re.compile(
     r"^(lora_(te|unet)|lycoris_)|\.(lora_[ABupdownmi]+|lora|lora_linear_layer|hada_\w+|lokr_\w+|oft_\w+|dora_scale)(\.|$)"
 )
 _CHECKPOINT_PREFIXES = ("model.diffusion_model.", "cond_stage_model.", "first_stage_model.", "conditioner.")
-_AGAIN = "Download or copy it again"
-
-
-@dataclass(frozen=True)
-class Header:
-    """What stands before the tensors. entries: name -> dtype, shape, data_offsets, in the order of the data."""
-
-    entries: dict[str, dict[str, Any]]
-    metadata: dict[str, str]
-    start: int  # of the tensors, in bytes
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(entry["shape"]) for name, entry in self.entries.items()}
+_WHAT = "LoRA"
 
 
 class LoraFile:
@@ -66,14 +54,14 @@ class LoraFile:
 def open_lora(path: str | Path) -> Iterator[LoraFile]:
     """Open a LoRA of any kind. Raises UserError: missing, not safetensors, cut off, an HTML page, a checkpoint…"""
     path = Path(path)
-    header = read_header(path)
+    header = read_header(path, _WHAT)
     problem = _no_lora(header.entries)
     if problem:
         raise UserError(problem, where=path, remedy="Choose a LoRA file")
     try:
         handle = safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
-        raise UserError(f"the file can't be read ({error})", where=path, remedy=_AGAIN) from None
+        raise UserError(f"the file can't be read ({error})", where=path, remedy=AGAIN) from None
     with handle:
         yield LoraFile(path, header, handle)
 
@@ -114,7 +102,7 @@ def write_lora(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[
 
 def model_hash(path: str | Path) -> str:
     """sshs_model_hash: sha256 of the tensors' bytes, everything after the header."""
-    header = read_header(Path(path))
+    header = read_header(Path(path), _WHAT)
     with Path(path).open("rb") as handle:
         handle.seek(header.start)
         return _digest(handle)
@@ -122,7 +110,7 @@ def model_hash(path: str | Path) -> str:
 
 def legacy_hash(path: str | Path) -> str:
     """sshs_legacy_hash: 8 hex digits over 64 KiB at 1 MiB of the file as it is with no metadata but ss_*."""
-    header = read_header(Path(path))
+    header = read_header(Path(path), _WHAT)
     with Path(path).open("rb") as handle:
         return _legacy_hash(handle, header.start, _header_bytes(header.entries, _kohya_only(header.metadata)))
 
@@ -139,54 +127,6 @@ def cast_finite(name: str, tensor: Tensor, dtype: torch.dtype, where: object = N
     if not _is_finite(cast):
         raise _too_large([name], where, dtype) if _is_finite(tensor) else _not_finite([name], where)
     return cast
-
-
-def read_header(path: Path) -> Header:
-    """Header of a safetensors file that is whole; raises UserError saying what else it is."""
-    if not path.is_file():
-        raise UserError("there is no such file", where=path, remedy="Check the name and the folder")
-    size = path.stat().st_size
-    with Path(path).open("rb") as handle:
-        head = handle.read(8)
-        length = int.from_bytes(head, "little")
-        text = handle.read(length) if 2 <= length <= _MAX_HEADER else b""
-    if not text or len(text) < length:
-        raise UserError(_foreign(head, length), where=path, remedy=_AGAIN)
-    header = _parse_header(text, path)
-    end = header.start + max((entry["data_offsets"][1] for entry in header.entries.values()), default=0)
-    if size < end:
-        raise UserError(f"the file is cut off: {end - size:,} bytes are missing", where=path, remedy=_AGAIN)
-    return header
-
-
-def _foreign(head: bytes, length: int) -> str:
-    """What a file is that begins with these 8 bytes and is too short for a header of that length.
-
-    Only for such files: a sound header's length may well begin with the bytes of `<` or of a pickle.
-    """
-    if not head:
-        return "the file is empty"
-    if head.lstrip()[:1] == b"<":
-        return "this is an HTML page, not a LoRA: the download went wrong"
-    if head[:2] == b"PK" or head[:1] == b"\x80":
-        return "this is a pickled file (.pt, .ckpt), not safetensors; it is not opened for safety"
-    if 2 <= length <= _MAX_HEADER and len(head) == 8:
-        return "the file is cut off in its header, or not a safetensors file"
-    return "this is not a safetensors file"
-
-
-def _parse_header(text: bytes, path: Path) -> Header:
-    try:
-        raw = json.loads(text)
-        metadata = {str(k): str(v) for k, v in raw.pop("__metadata__", {}).items()}
-        entries = dict(sorted(raw.items(), key=lambda item: int(item[1]["data_offsets"][0])))
-        for entry in entries.values():
-            if not all(isinstance(n, int) and n >= 0 for n in (*entry["shape"], *entry["data_offsets"])):
-                raise ValueError("shape")
-            entry["dtype"], entry["data_offsets"][1]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
-        raise UserError("its header is damaged, or this is not a safetensors file", where=path, remedy=_AGAIN) from None
-    return Header(entries, metadata, 8 + len(text))
 
 
 def _no_lora(names: Mapping[str, object]) -> str | None:

@@ -116,7 +116,11 @@ class LoraNetwork:
             for part, known in names.items()
         }
         network = cls(model, sizes)
-        network.load(state)
+        try:
+            network.load(state)
+        except UserError:
+            network.remove()
+            raise
         return network
 
     def _attach(self, part: str, sizes: dict[str, Size]) -> None:

@@ -85,6 +85,7 @@ class StopSignal:
     def __init__(self) -> None:
         self._event = threading.Event()
         if _is_pipe():
+            self._descriptor = sys.stdin.fileno()
             threading.Thread(target=self._watch, name="stdin", daemon=True).start()
 
     def is_set(self) -> bool:
@@ -92,7 +93,7 @@ class StopSignal:
         return self._event.is_set()
 
     def _watch(self) -> None:
-        while sys.stdin.buffer.read(4096):
+        while os.read(self._descriptor, 4096):  # not through sys.stdin: its lock would abort Python's own end
             pass
         self._event.set()
 

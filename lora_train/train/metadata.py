@@ -13,6 +13,7 @@ from typing import Any
 from .. import __version__
 from ..dataset.captions import tag_frequency
 from ..dataset.folders import Dataset
+from ..network.kohya import file_hash
 from ..settings import TrainSettings
 
 # What sd-scripts writes for options that are off.
@@ -163,7 +164,7 @@ def _of_checkpoint(path: Path) -> dict[str, Any]:
     return {
         "ss_sd_model_name": path.name,
         "ss_sd_model_hash": short_hash(path),
-        "ss_new_sd_model_hash": full_hash(path),
+        "ss_new_sd_model_hash": file_hash(path),
     }
 
 
@@ -172,15 +173,6 @@ def short_hash(path: Path) -> str:
     with open(path, "rb") as handle:
         handle.seek(0x100000)
         return hashlib.sha256(handle.read(0x10000)).hexdigest()[:8]
-
-
-def full_hash(path: Path) -> str:
-    """sha256 of the whole file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while block := handle.read(2**22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _modelspec(s: TrainSettings) -> dict[str, str]:

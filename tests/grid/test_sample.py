@@ -14,6 +14,7 @@ from lora_train.model.text import encode_prompts
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_picture_is_that_of_diffusers_pipeline(model: StableDiffusion, sampler: str) -> None:
+    model.unet.register_to_config(sample_size=64)  # diffusers 0.31 wants to know
     pipeline = StableDiffusionPipeline(
         vae=model.vae,
         text_encoder=model.text_encoder,

@@ -125,3 +125,8 @@ def test_what_does_not_fit_is_said(model):
     network.remove()
     with pytest.raises(UserError, match="1 of 1 modules are not in this checkpoint, lora_te1_x"):
         LoraNetwork.from_state(model, {"lora_te1_x.lora_down.weight": torch.zeros(1)})
+    names = [name for name, _ in model.unet.named_modules()]
+    wide = {k: v if v.ndim == 0 else v.repeat(2, *[1] * (v.ndim - 1)) for k, v in state.items()}
+    with pytest.raises(UserError, match="shape"):
+        LoraNetwork.from_state(model, wide)
+    assert [name for name, _ in model.unet.named_modules()] == names

@@ -81,8 +81,8 @@ class Pose:
 
     @classmethod
     def sample(cls, rng: random.Random) -> "Pose":
-        shift = lambda: rng.uniform(-1, 1)  # noqa: E731
-        return cls(shift(), shift(), rng.uniform(0.97, 1.04), rng.randrange(len(FRINGES)), rng.choice(SKINS))
+        dx, dy, scale = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0.97, 1.04)
+        return cls(dx, dy, scale, rng.randrange(len(FRINGES)), rng.choice(SKINS))
 
 
 def darker(colour: Colour, factor: float = 0.6) -> Colour:
@@ -118,9 +118,7 @@ class Pen:
         self.draw.ellipse(self.box(x, y, rx, ry), fill)
 
     def rectangle(self, x: float, y: float, rx: float, ry: float, radius: float, fill: Colour) -> None:
-        self.draw.rounded_rectangle(
-            self.box(x, y, rx, ry), radius * SUPERSAMPLING, fill, darker(fill), SUPERSAMPLING
-        )
+        self.draw.rounded_rectangle(self.box(x, y, rx, ry), radius * SUPERSAMPLING, fill, darker(fill), SUPERSAMPLING)
 
     def polygon(self, fill: Colour, *points: tuple[float, float]) -> None:
         self.draw.polygon(self.points(*points), fill)

@@ -1,14 +1,12 @@
-"""The trained networks as one fp16 file with the key names of Stable Diffusion 1.5's original checkpoint, and back."""
+"""The trained networks as one fp16 file with the key names of Stable Diffusion 1.5's original checkpoint."""
 
 import math
-import os
 import re
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextModel
 
@@ -126,15 +124,4 @@ def write_checkpoint(path: Path, vae: AutoencoderKL, encoder: CLIPTextModel, une
     temporary = path.with_suffix(".part")
     tensors = {key: value.cpu().contiguous() for key, value in (halves | schedule_state()).items()}
     save_file(tensors, temporary, metadata={"format": "pt"})
-    os.replace(temporary, path)
-
-
-def read_checkpoint(path: Path) -> tuple[AutoencoderKL, CLIPTextModel, UNet2DConditionModel]:
-    """The three networks of a file, mapped back by diffusers' own converters."""
-    state = {key: value.float() for key, value in load_file(path).items() if "position_ids" not in key}
-    vae, encoder, unet = models.make_vae(), models.make_text_encoder(), models.make_unet()
-    vae.load_state_dict(convert_ldm_vae_checkpoint(state, dict(vae.config)))
-    unet.load_state_dict(convert_ldm_unet_checkpoint(state, dict(unet.config)))
-    own = {key.removeprefix("text_model."): key for key in encoder.state_dict()}
-    encoder.load_state_dict({own[key.removeprefix(TEXT_PREFIX)]: state[key] for key in state if TEXT_PREFIX in key})
-    return tuple(model.eval().requires_grad_(False) for model in (vae, encoder, unet))
+    temporary.replace(path)

@@ -1,4 +1,4 @@
-"""The training loop of all stages: AdamW, a cosine schedule, moving averages of the weights, and a state to resume from.
+"""The training loop of all stages: AdamW, a cosine schedule, averaged weights, and a state to resume from.
 
 Under torchrun each process takes its own batches and the gradients are averaged. On a CPU whose cores are shared with
 other work two processes of one thread are much quicker than one of two threads, which wait for each other all the time.
@@ -29,7 +29,7 @@ def learning_rate(step: int, steps: int) -> float:
 def save_atomically(state: object, path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def join_processes() -> tuple[int, int]:
@@ -45,7 +45,7 @@ def average_gradients(module: nn.Module, processes: int) -> None:
     gradients = [parameter.grad for parameter in module.parameters()]
     total = torch.cat([gradient.flatten() for gradient in gradients])
     distributed.all_reduce(total)
-    for gradient, part in zip(gradients, total.split([gradient.numel() for gradient in gradients])):
+    for gradient, part in zip(gradients, total.split([part.numel() for part in gradients]), strict=True):
         gradient.copy_(part.view_as(gradient) / processes)
 
 

@@ -1,4 +1,4 @@
-"""The four networks of the miniature, as diffusers and transformers modules: SD1.5's blocks at a fraction of the width."""
+"""The networks of the miniature, as diffusers and transformers modules: SD1.5's blocks at a fraction of the width."""
 
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel

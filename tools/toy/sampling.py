@@ -1,12 +1,13 @@
 """Pictures from prompts: DDIM with classifier-free guidance, many at a time."""
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPTextModel
 
-from tools.toy import models, tokens
+from lora_train.model.load import StableDiffusion
+from lora_train.model.text import encode_prompts
+from tools.toy.models import LATENT_SCALE
 
 SCHEDULE = {
     "beta_start": 0.00085,
@@ -23,34 +24,24 @@ def initial_noise(seeds: list[int]) -> Tensor:
 
 
 @torch.no_grad()
-def sample_latents(
-    unet: UNet2DConditionModel, states: Tensor, empty: Tensor, noise: Tensor, steps: int = 20, cfg: float = 5.0
-) -> Tensor:
+def sample(
+    model: StableDiffusion, prompts: list[str], first_seed: int = 0, steps: int = 20, cfg: float = 5.0
+) -> list[Image.Image]:
+    """One 64x64 picture per prompt, with seeds counted up from the first."""
     scheduler = DDIMScheduler(**SCHEDULE)
     scheduler.set_timesteps(steps)
-    context = torch.cat([empty.expand_as(states), states])
-    latents = noise
+    states = encode_prompts(model, ["", *prompts])
+    context = torch.cat([states[:1].expand_as(states[1:]), states[1:]])
+    latents = initial_noise(list(range(first_seed, first_seed + len(prompts))))
     for timestep in scheduler.timesteps:
-        free, named = unet(latents.repeat(2, 1, 1, 1), timestep, context).sample.chunk(2)
+        free, named = model.unet(latents.repeat(2, 1, 1, 1), timestep, context).sample.chunk(2)
         latents = scheduler.step(free + cfg * (named - free), timestep, latents).prev_sample
-    return latents
+    return [to_picture(model.vae.decode(part[None] / LATENT_SCALE).sample[0]) for part in latents]
 
 
-@torch.no_grad()
-def decode(vae: AutoencoderKL, latents: Tensor) -> list[Image.Image]:
-    pixels = torch.cat([vae.decode(part / models.LATENT_SCALE).sample for part in latents.split(32)])
-    array = ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(picture) for picture in array]
-
-
-@torch.no_grad()
-def sample(
-    vae: AutoencoderKL, encoder: CLIPTextModel, unet: UNet2DConditionModel, prompts: list[str], first_seed: int = 0
-) -> list[Image.Image]:
-    """One picture per prompt, with seeds counted up from the first."""
-    states = encoder(tokens.encode([*prompts, ""])).last_hidden_state
-    noise = initial_noise(list(range(first_seed, first_seed + len(prompts))))
-    return decode(vae, sample_latents(unet, states[:-1], states[-1:], noise))
+def to_picture(pixels: Tensor) -> Image.Image:
+    """-1..1 to a picture."""
+    return Image.fromarray(((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 
 def contact_sheet(pictures: list[Image.Image], columns: int = 10, scale: int = 2) -> Image.Image:

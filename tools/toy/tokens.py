@@ -1,32 +1,14 @@
 """CLIP's byte pair encoding, for captions that are lists of tags."""
 
-import gzip
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import CLIPTokenizer
 
-VOCABULARY = Path(__file__).parents[2] / "lora_train/assets/clip/bpe_simple_vocab_16e6.txt.gz"
+from lora_train.model.tokenizer import load_tokenizer
+
 LENGTH, BOS, EOS = 77, 49406, 49407
-MERGES = 48894
-
-
-def byte_symbols() -> list[str]:
-    """One printable character per byte, in the order of CLIP's vocabulary."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(256 - len(printable))]
-
-
-@cache
-def load_tokenizer() -> CLIPTokenizer:
-    merges = gzip.decompress(VOCABULARY.read_bytes()).decode().split("\n")[1 : MERGES + 1]
-    symbols = byte_symbols()
-    words = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *(merge.replace(" ", "") for merge in merges)]
-    words += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: index for index, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[tuple(merge.split()) for merge in merges])
+load_tokenizer = cache(load_tokenizer)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Trains the embedded checkpoint: `python -m tools.toy.train vae|text|unet|export|all --work DIR`."""
+"""Trains the embedded checkpoint: `python -m tools.toy.train vae|text|encode|unet|export|all --work DIR`."""
 
 import argparse
 import random
@@ -6,21 +6,21 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPTextModel
 
+from lora_train.paths import MINI_CHECKPOINT
 from tools.toy import data, models, tokens
 from tools.toy.characters import ATTRIBUTES, parse_caption
 from tools.toy.export import normalise_latents, write_checkpoint
-from tools.toy.loop import DEVICE, fit, load_average, save_atomically
+from tools.toy.loop import DEVICE, fit, join_processes, load_average, save_atomically
 from tools.toy.sampling import SCHEDULE
 
 NUDGE_STEPS = 300
 CAPTIONS = 3
 MAX_SNR = 5.0
-MINI = Path(__file__).parents[2] / "lora_train/assets/mini/mini.safetensors"
 
 
 def train_vae(work: Path, steps: int, batch: int = 8) -> None:
@@ -41,7 +41,7 @@ def train_vae(work: Path, steps: int, batch: int = 8) -> None:
             loss = loss + (1 - step / NUDGE_STEPS) * F.mse_loss(latents.mean[:, :3].float(), colours)
         return loss
 
-    fit(vae, loss_of, steps, 1e-3, work / "vae.pt")
+    fit(vae, loss_of, steps, 1e-3, work / "vae.pt", decay=0.99)
 
 
 class Reader(nn.Module):
@@ -76,7 +76,8 @@ def train_text(work: Path, steps: int, batch: int = 32) -> None:
         captions = [data.noisy_caption(rng.choice(drawn), rng) for _ in range(batch)]
         targets = attribute_targets(captions).to(DEVICE)
         states = model["encoder"](tokens.encode(captions).to(DEVICE)).last_hidden_state
-        return sum(F.cross_entropy(logits, target) for logits, target in zip(model["reader"](states), targets))
+        guesses = model["reader"](states)
+        return sum(F.cross_entropy(guess, target) for guess, target in zip(guesses, targets, strict=True))
 
     fit(model, loss_of, steps, 1e-3, work / "text.pt")
 
@@ -100,22 +101,24 @@ def encode_set(vae: AutoencoderKL, encoder: CLIPTextModel) -> tuple[Tensor, Tens
     return torch.cat(latents), torch.cat(states)
 
 
-def prepare(work: Path) -> dict:
-    """The encoded set and the autoencoder with its latents normalised; kept in a file, as it takes minutes."""
+def encode(work: Path, _steps: int) -> None:
+    """Keeps the encoded set, and the autoencoder with its latents normalised, in a file."""
     path = work / "encoded.pt"
-    if not path.exists():
+    rank, processes = join_processes()
+    if rank == 0 and not path.exists():
         vae, encoder = load_average(models.make_vae(), work / "vae.pt"), load_text_encoder(work)
         latents, states = encode_set(vae, encoder)
         mean, scale = normalise_latents(vae, latents)
         latents = (latents - mean[:, None, None]) * (models.LATENT_SCALE / scale)[:, None, None]
         empty = encoder(tokens.encode([""]).to(DEVICE)).last_hidden_state.half()
         save_atomically({"vae": vae.state_dict(), "latents": latents, "states": states, "empty": empty}, path)
-    return torch.load(path, map_location=DEVICE)
+    if processes > 1:
+        distributed.barrier()
 
 
-def train_unet(work: Path, steps: int, batch: int = 64) -> None:
+def train_unet(work: Path, steps: int, batch: int = 32) -> None:
     """Noise prediction with min-SNR weights; a tenth of the captions is left empty."""
-    encoded = prepare(work)
+    encoded = torch.load(work / "encoded.pt", map_location=DEVICE)
     latents, states, empty = encoded["latents"], encoded["states"], encoded["empty"][0]
     alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod.to(DEVICE)
     unet = models.make_unet()
@@ -135,14 +138,14 @@ def train_unet(work: Path, steps: int, batch: int = 64) -> None:
     fit(unet, loss_of, steps, 1e-3, work / "unet.pt")
 
 
-def export(work: Path, path: Path = MINI) -> None:
+def export(work: Path, path: Path = MINI_CHECKPOINT) -> None:
     """Writes what the stages have reached so far."""
     vae = models.make_vae()
     vae.load_state_dict(torch.load(work / "encoded.pt", map_location="cpu", mmap=True)["vae"])
     write_checkpoint(path, vae, load_text_encoder(work), load_average(models.make_unet(), work / "unet.pt"))
 
 
-STAGES = {"vae": (train_vae, 1100), "text": (train_text, 720), "unet": (train_unet, 4000)}
+STAGES = {"vae": (train_vae, 1250), "text": (train_text, 720), "encode": (encode, 1), "unet": (train_unet, 4000)}
 
 
 def main() -> None:

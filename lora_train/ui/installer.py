@@ -1,0 +1,60 @@
+"""The engine's packages, looked at and installed in the background, so that no page has to wait."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Any
+
+from ..errors import UserError
+from ..jobs import packages
+
+
+class Installer:
+    """state: unknown, checking, ready, missing, installing, failed."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._state, self._message = "unknown", ""
+        self._lines: deque[str] = deque(maxlen=12)
+
+    def view(self) -> dict[str, Any]:
+        """How things stand, ready for JSON."""
+        return {"state": self._state, "message": self._message, "lines": list(self._lines)}
+
+    def check(self) -> None:
+        """Look whether the packages are there and work, unless that is known or under way."""
+        self._begin("checking", self._check, unless=("checking", "installing", "ready"))
+
+    def install(self) -> None:
+        """Start the installation; its lines appear in `view`."""
+        self._begin("installing", self._install, unless=("installing", "ready"))
+
+    def _begin(self, state: str, action: Any, unless: tuple[str, ...]) -> None:
+        with self._mutex:
+            if self._state in unless:
+                return
+            self._state, self._message = state, ""
+        threading.Thread(target=self._guarded, args=(action,), name=f"packages {state}", daemon=True).start()
+
+    def _guarded(self, action: Any) -> None:
+        try:
+            action()
+        except UserError as error:
+            self._state, self._message = "failed", str(error)
+        except Exception as error:  # noqa: BLE001 (the thread's outermost edge: the tab has to say so)
+            self._state, self._message = "failed", f"unexpected: {type(error).__name__}: {error}"
+
+    def _check(self) -> None:
+        found = packages.status()
+        self._message = found.message
+        self._state = "ready" if found.ready else "missing"
+
+    def _install(self) -> None:
+        self._lines.clear()
+        packages.install(self._lines.append)
+        self._check()
+
+
+INSTALLER = Installer()
+"""One a process: the module stays loaded when a WebUI reloads its tabs, and so does a running installation."""
