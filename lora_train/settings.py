@@ -19,7 +19,7 @@ from .errors import UserError, raise_all
 # sd-scripts options that don't change the result, and options whose effect isn't there yet: read, named in a warning.
 WITHOUT_EFFECT = {
     **dict.fromkeys(("xformers", "sdpa", "mem_eff_attn"), "attention is always PyTorch's own"),
-    **dict.fromkeys(("cache_latents", "cache_latents_to_disk", "vae_batch_size"), "latents are always cached in memory"),
+    **dict.fromkeys(("cache_latents", "cache_latents_to_disk", "vae_batch_size"), "latents are cached in memory"),
     **dict.fromkeys(("max_data_loader_n_workers", "persistent_data_loader_workers"), "no workers are needed"),
     **dict.fromkeys(("logging_dir", "log_with", "log_prefix"), "there is no log for TensorBoard yet"),
     **dict.fromkeys(

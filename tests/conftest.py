@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: many small tensors, and children beside us on the same cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small tensors, and children on the same cores
 
 
 @pytest.fixture

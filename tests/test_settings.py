@@ -33,7 +33,7 @@ def test_a_kohya_file_is_read(tmp_path):
 
 def test_an_unknown_option_matters_only_when_it_is_on():
     assert settings.from_dict({"flip_aug": False})[1] == ["flip_aug has no effect here"]
-    with pytest.raises(UserError, match="^flip_aug"):
+    with pytest.raises(UserError, match=r"^flip_aug"):
         settings.from_dict({"flip_aug": True})
     with pytest.raises(UserError, match="Did you mean network_dim"):
         settings.from_dict({"networkdim": 0})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from html import escape
@@ -14,6 +15,7 @@ from ..errors import UserError, UserErrors
 from .labels import LABELS, element, label
 
 _MOST_WARNINGS = 6
+_IN_TURN = threading.Lock()  # an answer for older fields must not overtake a newer one's
 
 
 def errors(error: UserError) -> str:
@@ -53,7 +55,8 @@ def arithmetic(folder: str, extension: str, epochs: Any, batch: Any, max_steps: 
         return _sum("Give a folder of pictures to see how many steps the training has.")
     path = Path(folder.strip()).expanduser()
     try:
-        dataset = _scan(str(path), extension or ".txt", _stamp(path))
+        with _IN_TURN:
+            dataset = _scan(str(path), extension or ".txt", _stamp(path))
     except UserError as error:
         return _box("warning", "No pictures yet", f"<li>{escape(_sentence(error.what))}. {escape(error.remedy)}</li>")
     size, total = _whole(batch) or 1, _whole(epochs)

@@ -99,7 +99,7 @@ def test_a_run_from_start_to_last_file(config, tmp_path, narrow):
 
 def test_the_same_seed_gives_the_same_file(config, tmp_path):
     for folder in ("a", "b"):
-        settings = TrainSettings(**json.loads(config(output_dir=str(tmp_path / folder), max_train_epochs=1).read_text()))
+        settings = settings_of(config(output_dir=str(tmp_path / folder), max_train_epochs=1))
         run_module.run(settings, lambda e: None, lambda: False)
     first, second = (load_file(tmp_path / folder / "run.safetensors") for folder in ("a", "b"))
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -139,10 +139,14 @@ def test_options_on_the_command_line_win_and_errors_come_together(config, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def settings_of(path):
+    return TrainSettings(**json.loads(path.read_text(encoding="utf-8")))
+
+
 def checked(config, **changes):
     """The error and the warnings of a run that is stopped before its first step."""
     heard = []
-    settings = TrainSettings(**json.loads(config(**changes).read_text(encoding="utf-8")))
+    settings = settings_of(config(**changes))
     try:
         run_module.run(settings, heard.append, lambda: True)
     except UserError as error:
@@ -162,14 +166,15 @@ def test_bad_checkpoints_and_folders_are_said_and_nothing_is_created(config, tmp
     (tmp_path / "page.safetensors").write_text("<html>")
     save_file({"lora_unet_x.lora_down.weight": torch.zeros(1)}, tmp_path / "lora.safetensors")
     save_file({"conditioner.embedders.0.x": torch.zeros(1)}, tmp_path / "xl.safetensors")
+    files = ("cut", "page", "lora", "xl")
     cases = [
         ({"train_data_dir": str(tmp_path / "empty")}, "empty"),
         ({"train_data_dir": str(tmp_path / "texts")}, "picture"),
         ({"train_data_dir": str(tmp_path / "none")}, "none"),
         ({"output_name": "../x"}, "output_name"),
-        *(({"pretrained_model_name_or_path": str(tmp_path / f"{n}.safetensors")}, n) for n in ("cut", "page", "lora", "xl")),
+        *(({"pretrained_model_name_or_path": str(tmp_path / f"{name}.safetensors")}, name) for name in files),
     ]
-    before = sorted(tmp_path.rglob("*"))
+    before = sorted(path for path in tmp_path.rglob("*") if path.name != "config.json")
     for changes, named in cases:
         error, heard = checked(config, **changes)
         assert error and named in error, changes
@@ -208,7 +213,7 @@ def test_a_full_disk(config, tmp_path):
 
 
 def test_a_training_that_blows_up_ends_before_it_spoils_anything(config, tmp_path):
-    settings = TrainSettings(**json.loads(config(learning_rate=10, max_train_epochs=20, train_batch_size=6).read_text()))
+    settings = settings_of(config(learning_rate=10, max_train_epochs=20, train_batch_size=6))
     heard = []
     with pytest.raises(UserError, match="blew up"):
         run_module.run(settings, heard.append, lambda: False)

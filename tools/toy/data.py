@@ -9,7 +9,7 @@ from torch import Tensor
 from tools.toy import characters
 from tools.toy.characters import Character, Pose
 
-PICTURES = 12_000
+PICTURES = 8_000
 WORDS = 49_000
 
 

@@ -19,13 +19,13 @@ from tools.toy.loop import DEVICE, fit, join_processes, load_average, save_atomi
 from tools.toy.sampling import SCHEDULE
 
 NUDGE_STEPS = 300
-CAPTIONS = 3
+CAPTIONS = 2
 MAX_SNR = 5.0
 
 
 def train_vae(work: Path, steps: int, batch: int = 8) -> None:
     """L1 and L2 on whole pictures; the latents start out as the mean colours of their cells."""
-    pixels, _ = data.draw_set(split_hair=0.2)
+    pixels, _ = data.draw_set(12_000, split_hair=0.2)
     vae = models.make_vae()
     nn.init.constant_(vae.quant_conv.bias[4:], -6)
 
@@ -93,8 +93,9 @@ def encode_set(vae: AutoencoderKL, encoder: CLIPTextModel) -> tuple[Tensor, Tens
     pixels, drawn = data.draw_set()
     rng = random.Random(3)
     latents, states = [], []
-    for part in tqdm(torch.arange(len(drawn)).split(200), desc="encode"):
-        latents.append(vae.encode(data.scaled(pixels[part].to(DEVICE))).latent_dist.mean)
+    for part in tqdm(torch.arange(len(drawn)).split(100), desc="encode"):
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            latents.append(vae.encode(data.scaled(pixels[part].to(DEVICE))).latent_dist.mean.float())
         captions = [data.noisy_caption(drawn[index], rng) for index in part for _ in range(CAPTIONS)]
         encoded = encoder(tokens.encode(captions).to(DEVICE)).last_hidden_state
         states.append(encoded.half().unflatten(0, (len(part), CAPTIONS)))
@@ -135,7 +136,7 @@ def train_unet(work: Path, steps: int, batch: int = 32) -> None:
         snr = (alpha / (1 - alpha)).flatten()
         return (error * (snr.clamp(max=MAX_SNR) / snr)).mean()
 
-    fit(unet, loss_of, steps, 1e-3, work / "unet.pt")
+    fit(unet, loss_of, steps, 1e-3, work / "unet.pt", decay=0.995)
 
 
 def export(work: Path, path: Path = MINI_CHECKPOINT) -> None:
