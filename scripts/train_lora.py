@@ -10,45 +10,44 @@ from pathlib import Path
 import gradio as gr
 from modules import script_callbacks
 
-ROOT = str(Path(__file__).resolve().parent.parent)
-if ROOT not in sys.path:  # the WebUI forgets this after loading; a package that is loaded finds its own modules
-    sys.path.insert(0, ROOT)
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:  # the WebUI drops this after loading; a package that is loaded still finds its modules
+    sys.path.insert(0, str(ROOT))
 
 
-def _tab():
+def _build_tab():
+    from lora_train import __version__
+    from lora_train.jobs.manager import instance
+    from lora_train.ui import tab
+
+    if f'"{__version__}"' not in (ROOT / "lora_train" / "__init__.py").read_text(encoding="utf-8"):
+        raise RuntimeError("The extension was updated: restart the WebUI, a reload of its UI isn't enough.")
+    return tab.build(instance())
+
+
+def _add_routes(_, app):
+    from lora_train.jobs.manager import instance
+    from lora_train.ui import routes
+
+    routes.add(app, instance())
+
+
+def _tabs():
     try:
-        from lora_train.jobs.manager import instance
-        from lora_train.ui import tab
-
-        page = tab.build(instance())
-    except Exception:
-        traceback.print_exc()
-        page = _problem(traceback.format_exc())
+        page = _build_tab()
+    except Exception:  # noqa: BLE001 (whatever it is, the WebUI must start, and the tab has to say it)
+        reason = traceback.format_exc()
+        sys.stderr.write(reason)
+        with gr.Blocks(analytics_enabled=False) as page:
+            gr.Markdown("Train LoRA can't start. Restart the WebUI; if that doesn't help, report this:")
+            gr.Code(reason)
     return [(page, "Train LoRA", "train_lora")]
 
 
-def _problem(text):
-    """A tab that says why there is none."""
-    with gr.Blocks(analytics_enabled=False) as page:
-        gr.Markdown("Train LoRA can't start. Restart the WebUI after an update; if that doesn't help, report this:")
-        gr.Code(text)
-    return page
-
-
-def _routes(_demo, app):
-    try:
-        from lora_train.jobs.manager import instance
-        from lora_train.ui import routes
-
-        routes.add(app, instance())
-    except Exception:
-        traceback.print_exc()
-
-
 try:
-    import lora_train  # noqa: F401
-except Exception:
+    import lora_train  # noqa: F401 (while its folder is on the path)
+except Exception:  # noqa: BLE001 (the tab will say it)
     traceback.print_exc()
 
-script_callbacks.on_ui_tabs(_tab)
-script_callbacks.on_app_started(_routes)
+script_callbacks.on_ui_tabs(_tabs)
+script_callbacks.on_app_started(_add_routes)

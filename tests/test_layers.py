@@ -86,9 +86,12 @@ def test_the_engine_runs_where_host_and_gradio_are_absent() -> None:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
-def test_scripts_only_import_and_register(path: Path) -> None:
-    body = ast.parse(path.read_text(encoding="utf-8")).body
-    assert all(isinstance(node, ast.Import | ast.ImportFrom | ast.Expr) for node in body)
+def test_scripts_only_register(path: Path) -> None:
+    """They may report a failure to start; what they register is in the package."""
+    allowed = {"gradio", "modules", "lora_train", *sys.stdlib_module_names}
+    assert {name.split(".")[0] for name in imported(path)} <= allowed
+    assert not [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ClassDef)]
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 80
 
 
 def test_what_the_installer_and_the_webui_use_needs_nothing_installed() -> None:

@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from ..errors import UserError
 from ..files import replace_file
-from ..network.kohya import read_header
+from ..header import read_header
 from .plan import Grid
 from .sheet import Sheet
 
@@ -109,7 +109,7 @@ def _infotext(grid: Grid, prompt: str, model_name: str, more: Mapping[str, str] 
 def _lora_hash(lora: Path) -> str | None:
     """The first 12 digits of sshs_model_hash, by which the WebUI and model sites know the file."""
     try:
-        return read_header(lora).metadata.get("sshs_model_hash", "")[:12] or None
+        return read_header(lora, "LoRA").metadata.get("sshs_model_hash", "")[:12] or None
     except (UserError, OSError):
         return None
 

@@ -26,7 +26,7 @@ def setting(row: Row) -> Any:
     """The component of one row of the schema. Rates and what may be empty are text: 1e-4 stays as typed."""
     name, kind = row["name"], row["type"]
     value = shown(row, FIRST.get(name, row["default"]))
-    common = {"label": label(name), "info": HINTS.get(name, row["help"]), "elem_id": element(name)}
+    common = {"label": label(name), "info": HINTS.get(name, row["help"]), "elem_id": element(name), "min_width": 100}
     if kind == "bool":
         return unsaved(gr.Checkbox(value=value, **common))
     if row["choices"]:
@@ -67,7 +67,7 @@ def grid_values(held: Iterable[Any]) -> dict[str, Any] | None:
 
 def grid_field(name: str) -> Any:
     """The component of one of the grid's fields."""
-    return unsaved(_GRID_FIELDS[name]({"elem_id": element(f"grid.{name}")}))
+    return unsaved(_GRID_FIELDS[name]({"elem_id": element(f"grid.{name}"), "min_width": 100}))
 
 
 def _choices(row: Row) -> list[Any]:

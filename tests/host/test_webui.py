@@ -202,7 +202,7 @@ def test_a_grid_by_the_plot(webui: SimpleNamespace) -> None:
     assert (call["lone"], call["new"]) == (True, False)
     assert (call["p"].prompt, call["p"].seed) == ("a cat <lora:cat-000001:0.2>", 5)
     assert call["p"].override_settings == {"CLIP_stop_at_last_layers": 3}
-    red = [[cell.getpixel((0, 0))[0] for cell in row] for row in sheet.cells]
+    red = [[cell.tobytes()[0] for cell in row] for row in sheet.cells]
     assert red == [[1, 3], [2, 4]]
     assert (seen[0], seen[-1]) == ((0, 4), (4, 4))
     assert not webui.call_queue.queue_lock.held
@@ -228,7 +228,7 @@ def test_failures_are_in_plain_words(webui: SimpleNamespace) -> None:
     def nothing(done: int, total: int) -> None:
         """Not interested."""
 
-    with pytest.raises(UserError, match="no sampler 'Foo'. Choose from Euler"):
+    with pytest.raises(UserError, match=r"no sampler 'Foo'\. Choose from Euler"):
         WebUIHost().draw(grid("a cat", sampler="Foo"), nothing)
     webui.script.failed = {2}
     with pytest.raises(UserError, match="NaN in the Unet"):

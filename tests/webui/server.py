@@ -17,7 +17,11 @@ from typing import Any
 
 from PIL import Image
 
-FLAGS = ["--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-python-version-check", "--use-cpu", "all", "--no-half", "--api", "--no-download-sd-model", "--do-not-download-clip", "--disable-console-progressbars"]
+FLAGS = (
+    *("--skip-prepare-environment", "--skip-torch-cuda-test", "--skip-python-version-check", "--api"),
+    *("--use-cpu", "all", "--no-half", "--no-download-sd-model", "--do-not-download-clip"),
+    "--disable-console-progressbars",
+)
 _START_SECONDS = 600
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
+from lora_train.header import read_header
 from tests.support import checkpoint
 from tests.webui.server import WebUI, digest
 
@@ -49,7 +50,9 @@ def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     narrow = checkpoint(tmp_path_factory.mktemp("narrow") / "narrow.safetensors")
     models = tmp_path_factory.mktemp("models")
     installed = mini.install(models, narrow)
-    server = WebUI(Path(FOLDER), PYTHON, models / "webui.log", installed, ("--ckpt-dir", str(models)))
+    server = WebUI(
+        Path(FOLDER), PYTHON, models / "webui.log", installed, ("--ckpt-dir", str(models), "--loglevel", "DEBUG")
+    )
     yield server
     server.close()
     for left in (Path(FOLDER) / "models" / "Lora" / NAME).glob(f"{NAME}*"):
@@ -98,7 +101,7 @@ def test_train_draw_and_leave_everything_else_alone(webui: WebUI, pictures: Path
     status, states = followed(webui)
     assert (status["state"], status["error"]) == ("done", None), status
     assert {"training", "grid"} <= states
-    assert status["step"] == status["total"] == 4
+    assert status["step"] == status["total"] == 8
     assert [Path(file).stem for file in status["files"]] == [f"{NAME}-000001", f"{NAME}-000002", NAME]
 
     sheet = Image.open(io.BytesIO(webui.read(f"{API}/jobs/{started['id']}/grid.png")))
@@ -111,7 +114,9 @@ def test_train_draw_and_leave_everything_else_alone(webui: WebUI, pictures: Path
     assert len(weightless) == 1
     assert len(set(pixels.values())) == 3
 
+    assert len({name.partition(".")[0] for name in read_header(Path(status["files"][-1]), "LoRA").entries}) == 264
     assert digest(webui.draw(f"{PROMPT} <lora:{NAME}:1>")) != plain
+    assert "didn't match keys" not in webui.log.read_text(encoding="utf-8", errors="replace")
     assert digest(webui.draw(f"{PROMPT} <lora:{NAME}-000001:1>")) in pixels.values()
     assert digest(webui.draw(PROMPT)) == plain
     assert webui.freeze() == packages

@@ -41,6 +41,11 @@ def join_processes() -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
+def share(batch: int) -> int:
+    """How many of a batch's pictures this process takes."""
+    return batch // join_processes()[1]
+
+
 def average_gradients(module: nn.Module, processes: int) -> None:
     gradients = [parameter.grad for parameter in module.parameters()]
     total = torch.cat([gradient.flatten() for gradient in gradients])
@@ -50,9 +55,12 @@ def average_gradients(module: nn.Module, processes: int) -> None:
 
 
 def fit(
-    module: nn.Module, loss_of: Callable[[int], Tensor], steps: int, lr: float, path: Path, decay: float = 0.998
+    module: nn.Module, loss_of: Callable[[int], Tensor], steps: int, lr: float, path: Path, decay: float = 0.995
 ) -> None:
-    """Trains `module` in place and leaves the averaged weights in it; `loss_of(step)` must depend on the step only."""
+    """Trains `module` in place and leaves the averaged weights in it.
+
+    `loss_of(step)` finds torch seeded for the step and must draw all its chances from there.
+    """
     rank, processes = join_processes()
     module.to(DEVICE).train()
     average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay))

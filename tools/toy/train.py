@@ -15,7 +15,7 @@ from lora_train.paths import MINI_CHECKPOINT
 from tools.toy import data, models, tokens
 from tools.toy.characters import ATTRIBUTES, parse_caption
 from tools.toy.export import normalise_latents, write_checkpoint
-from tools.toy.loop import DEVICE, fit, join_processes, load_average, save_atomically
+from tools.toy.loop import DEVICE, fit, join_processes, load_average, save_atomically, share
 from tools.toy.sampling import SCHEDULE
 
 NUDGE_STEPS = 300
@@ -23,9 +23,10 @@ CAPTIONS = 2
 MAX_SNR = 5.0
 
 
-def train_vae(work: Path, steps: int, batch: int = 8) -> None:
+def train_vae(work: Path, steps: int) -> None:
     """L1 and L2 on whole pictures; the latents start out as the mean colours of their cells."""
     pixels, _ = data.draw_set(12_000, split_hair=0.2)
+    batch = share(16)
     vae = models.make_vae()
     nn.init.constant_(vae.quant_conv.bias[4:], -6)
 
@@ -41,7 +42,7 @@ def train_vae(work: Path, steps: int, batch: int = 8) -> None:
             loss = loss + (1 - step / NUDGE_STEPS) * F.mse_loss(latents.mean[:, :3].float(), colours)
         return loss
 
-    fit(vae, loss_of, steps, 1e-3, work / "vae.pt", decay=0.99)
+    fit(vae, loss_of, steps, 1e-3, work / "vae.pt")
 
 
 class Reader(nn.Module):
@@ -66,13 +67,14 @@ def attribute_targets(captions: list[str]) -> Tensor:
     )
 
 
-def train_text(work: Path, steps: int, batch: int = 32) -> None:
+def train_text(work: Path, steps: int) -> None:
     """The text encoder learns to keep the attributes apart; the reader is thrown away afterwards."""
-    _, drawn = data.draw_set(count=4000, seed=2)
+    _, drawn = data.draw_set(4000, seed=2)
+    batch = share(32)
     model = nn.ModuleDict({"encoder": models.make_text_encoder(), "reader": Reader(models.CLIP["hidden_size"])})
 
     def loss_of(step: int) -> Tensor:
-        rng = random.Random(step)
+        rng = random.Random(torch.initial_seed())
         captions = [data.noisy_caption(rng.choice(drawn), rng) for _ in range(batch)]
         targets = attribute_targets(captions).to(DEVICE)
         states = model["encoder"](tokens.encode(captions).to(DEVICE)).last_hidden_state
@@ -117,12 +119,13 @@ def encode(work: Path, _steps: int) -> None:
         distributed.barrier()
 
 
-def train_unet(work: Path, steps: int, batch: int = 32) -> None:
+def train_unet(work: Path, steps: int) -> None:
     """Noise prediction with min-SNR weights; a tenth of the captions is left empty."""
     encoded = torch.load(work / "encoded.pt", map_location=DEVICE)
     latents, states, empty = encoded["latents"], encoded["states"], encoded["empty"][0]
     alphas = DDIMScheduler(**SCHEDULE).alphas_cumprod.to(DEVICE)
     unet = models.make_unet()
+    batch = share(64)
 
     def loss_of(step: int) -> Tensor:
         choice = torch.randint(len(latents), (batch,), device=DEVICE)
@@ -136,7 +139,7 @@ def train_unet(work: Path, steps: int, batch: int = 32) -> None:
         snr = (alpha / (1 - alpha)).flatten()
         return (error * (snr.clamp(max=MAX_SNR) / snr)).mean()
 
-    fit(unet, loss_of, steps, 1e-3, work / "unet.pt", decay=0.995)
+    fit(unet, loss_of, steps, 1e-3, work / "unet.pt")
 
 
 def export(work: Path, path: Path = MINI_CHECKPOINT) -> None:
@@ -146,13 +149,13 @@ def export(work: Path, path: Path = MINI_CHECKPOINT) -> None:
     write_checkpoint(path, vae, load_text_encoder(work), load_average(models.make_unet(), work / "unet.pt"))
 
 
-STAGES = {"vae": (train_vae, 1250), "text": (train_text, 720), "encode": (encode, 1), "unet": (train_unet, 4000)}
+STAGES = {"vae": (train_vae, 1250), "text": (train_text, 720), "encode": (encode, 1), "unet": (train_unet, 2200)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=[*STAGES, "export", "all"])
-    parser.add_argument("--work", type=Path, default=Path("toy-work"), help="where the stages keep their state")
+    parser.add_argument("--work", type=Path, default=Path("runs/toy"), help="where the stages keep their state")
     parser.add_argument("--steps", type=int, help="instead of the stage's own number")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
@@ -160,7 +163,7 @@ def main() -> None:
         if options.stage in (stage, "all"):
             torch.manual_seed(0)
             train(options.work, options.steps or steps)
-    if options.stage in ("export", "all"):
+    if options.stage in ("export", "all") and join_processes()[0] == 0:
         export(options.work)
 
 
