@@ -7,9 +7,8 @@ import importlib
 import sys
 
 from . import __version__
-from .errors import UserError
+from .errors import BAD_INPUT, STOPPED, UserError
 
-DONE, BAD_INPUT, STOPPED = 0, 2, 3
 _ROOMS = {  # verb: the module whose add_arguments(subparsers) declares it
     "train": "train.cli",
     "replay": "train.cli",

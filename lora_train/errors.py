@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+DONE, BAD_INPUT, STOPPED = 0, 2, 3
+"""Exit codes of every command."""
+
 
 class UserError(Exception):
     """A problem that the user can mend. Anything else that escapes is a bug of ours.

@@ -9,7 +9,7 @@ from typing import Any
 from ..paths import ROOT
 
 
-def add_arguments(verbs: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def add_arguments(verbs: argparse._SubParsersAction) -> None:
     """Declare the verb."""
     demo = verbs.add_parser("demo", help="train, grid and bake on the embedded checkpoint, in minutes, without a GPU")
     demo.add_argument(
@@ -43,7 +43,8 @@ class Stages:
     def __init__(self) -> None:
         from tqdm import tqdm
 
-        self._tqdm, self._bar, self._stage = tqdm, None, ""
+        self._tqdm, self._stage = tqdm, ""
+        self._bar: tqdm | None = None
 
     def __enter__(self) -> Stages:
         return self
@@ -69,11 +70,12 @@ class Stages:
     def _show(self, stage: str, done: int, total: int, text: str) -> None:
         if stage != self._stage:
             self._finish()
-            self._bar, self._stage = self._tqdm(total=total, desc=stage, dynamic_ncols=True), stage
-        self._bar.total = total
-        self._bar.set_postfix_str(text, refresh=False)
-        self._bar.update(done - self._bar.n)
-        self._bar.refresh()
+            self._bar, self._stage = self._tqdm(desc=stage, dynamic_ncols=True), stage
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update(done - self._bar.n)
+            self._bar.refresh()
 
     def _finish(self) -> None:
         if self._bar is not None:

@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
+from ..errors import BAD_INPUT
 from ..events import Event, parse
 from . import packages
 
-DONE, BAD_INPUT, STOPPED = 0, 2, 3
 _KEPT_LINES = 200
 _OWN_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows
 

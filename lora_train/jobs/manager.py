@@ -13,13 +13,13 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..errors import UserError
+from ..errors import DONE, STOPPED, UserError
 from ..events import Event
 from ..files import write_text
 from ..grid.plan import Grid, series
 from ..host.base import Host
 from . import record as records
-from .child import DONE, STOPPED, Child, Engine, explain
+from .child import Child, Engine, explain
 from .lock import ProcessLock
 from .record import GridRecord, Record
 from .request import Request, check, prompt_of, rows

@@ -130,7 +130,7 @@ class LoraNetwork:
         other = {name: size for name, size in sizes.items() if size != common}
         config = LoraConfig(
             r=common.rank,
-            lora_alpha=common.alpha,  # type: ignore[arg-type]
+            lora_alpha=common.alpha,
             target_modules=list(sizes),
             rank_pattern={name: size.rank for name, size in other.items()},
             alpha_pattern={name: size.alpha for name, size in other.items()},
@@ -218,7 +218,7 @@ class LoraNetwork:
 
 def _pair(layer: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
     """(A, B) of a peft layer: kohya's lora_down and lora_up."""
-    return layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight  # type: ignore[index, union-attr]
+    return layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
 
 
 def _size_in(state: dict[str, Tensor], key: str) -> Size:

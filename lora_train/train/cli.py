@@ -12,13 +12,12 @@ import traceback
 from pathlib import Path
 
 from .. import settings as settings_module
-from ..cli import BAD_INPUT, DONE, STOPPED
-from ..errors import UserError
+from ..errors import BAD_INPUT, DONE, STOPPED, UserError
 from ..events import Event, Listener, event, json_lines
 from ..settings import TrainSettings
 
 
-def add_arguments(verbs: argparse._SubParsersAction) -> None:  # type: ignore[type-arg]
+def add_arguments(verbs: argparse._SubParsersAction) -> None:
     """Declare both verbs."""
     train = verbs.add_parser("train", help="train a LoRA as a configuration file says")
     train.add_argument("config", type=Path, help=".toml or .json with kohya's option names")
@@ -112,7 +111,8 @@ class Bar:
     def __init__(self) -> None:
         from tqdm import tqdm
 
-        self._tqdm, self._bar = tqdm, None
+        self._tqdm = tqdm
+        self._bar: tqdm | None = None
 
     def __call__(self, e: Event) -> None:
         handler = getattr(self, f"_on_{e['event']}", None)
@@ -137,8 +137,7 @@ class Bar:
         )
 
     def _on_progress(self, e: Event) -> None:
-        self._advance(e["step"], e["total"], f"epoch {e['epoch']}")
-        self._bar.set_postfix_str(f"loss {e['loss_average']:.4f}", refresh=False)
+        self._advance(e["step"], e["total"], f"epoch {e['epoch']}", f"loss {e['loss_average']:.4f}")
 
     def _on_saved(self, e: Event) -> None:
         self._say(f"saved {e['path']}")
@@ -158,11 +157,11 @@ class Bar:
         self._close()
         self._say(f"done in {e['seconds']:.0f} s: {e['path']}")
 
-    def _advance(self, done: int, total: int, text: str) -> None:
-        if self._bar is None:
-            self._bar = self._tqdm(total=total, file=sys.stderr, dynamic_ncols=True)
-        self._bar.set_description_str(text, refresh=False)
-        self._bar.update(done - self._bar.n)
+    def _advance(self, done: int, total: int, text: str, more: str = "") -> None:
+        bar = self._bar = self._bar or self._tqdm(total=total, file=sys.stderr, dynamic_ncols=True)
+        bar.set_description_str(text, refresh=False)
+        bar.set_postfix_str(more, refresh=False)
+        bar.update(done - bar.n)
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,13 +102,13 @@ class Step:
         limit = self.settings.max_grad_norm or float("inf")
         return torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit)
 
-    def _autocast(self):  # type: ignore[no-untyped-def]
+    def _autocast(self) -> AbstractContextManager[Any]:
         if self.dtype is torch.float32:
             return nullcontext()
         return torch.autocast(self.model.device.type, dtype=self.dtype)
 
 
-def _scaler(dtype: torch.dtype, device: torch.device):  # type: ignore[no-untyped-def]
+def _scaler(dtype: torch.dtype, device: torch.device) -> Any:
     """Loss scaling for fp16; does nothing otherwise."""
     enabled = dtype is torch.float16
     if hasattr(torch.amp, "GradScaler"):  # torch >= 2.3
