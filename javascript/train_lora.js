@@ -11,7 +11,8 @@
     done: "Done", stopped: "Stopped", failed: "Failed", interrupted: "Interrupted",
   };
   const [BUSY, QUIET, HIDDEN] = [1000, 4000, 15000]; // milliseconds between two looks
-  let timer = 0, asking = false, again = false, failures = 0, chartOf = "", marked = "";
+  const MOST_EARLIER = 10;
+  let timer = 0, asking = false, again = false, failures = 0, chartOf = "", earlierOf = "", marked = "";
 
   const page = () => (typeof gradioApp === "function" ? gradioApp() : document);
   const find = (id) => page().querySelector("#" + id);
@@ -78,6 +79,8 @@
         put("grid", make("figure", { class: "train-lora-grid" })),
         put("files", make("div", { class: "train-lora-files" })),
         put("log", make("details", { class: "train-lora-log" }, make("summary", {}, "Last lines of the log"), put("lines", make("pre")))))),
+      put("earlier", make("details", { class: "train-lora-earlier", hidden: "" },
+        make("summary", {}, "Earlier trainings"), put("jobs", make("ul")))),
       put("lost", make("p", { class: "train-lora-lost", hidden: "" }, "The server doesn't answer. What was started goes on as long as the server runs.")),
     );
     live.view = part;
@@ -98,6 +101,7 @@
     show(part.empty, status.state === "idle");
     show(part.job, status.state !== "idle");
     if (status.state !== "idle") drawJob(part, status, running);
+    drawEarlier(part, status, running);
   }
 
   function drawHost(status) {
@@ -139,7 +143,7 @@
     say(part.average, loss(status.loss_average));
     part.average.title = `loss of the last step: ${loss(status.loss)}`;
     say(part.left, status.state === "training" && typeof status.eta === "number" ? duration(status.eta) : "–");
-    show(part.left.parentElement, running);
+    show(part.left.parentElement, status.state === "training");
     drawText(part.error, status.error ? [status.error] : [], "The training failed");
     drawText(part.warnings, status.warnings, "Good to know");
     drawChart(part.chart, status);
@@ -190,9 +194,9 @@
     if (!path) return;
     fill(element, `${status.id} ${path}`, () => {
       const url = `${API}jobs/${encodeURIComponent(status.id)}/grid.png`;
-      const picture = make("img", { src: url, alt: "The grid: a row for each epoch, a column for each weight" });
+      const picture = make("img", { src: url, alt: "The grid: every epoch at every weight" });
       return [
-        make("figcaption", {}, make("b", {}, "Grid"), " – a row for each epoch, a column for each weight. Click it for its full size."),
+        make("figcaption", {}, make("b", {}, "Grid"), " – every epoch at every weight. Click it for its full size."),
         make("a", { href: url, target: "_blank", rel: "noopener" }, picture),
         make("code", {}, path),
       ];
@@ -206,6 +210,29 @@
       make("ul", {}, ...status.files.map((file) => make("li", { title: file }, base(file)))),
       make("span", {}, "in "), make("code", {}, status.output_dir || ""),
     ]);
+  }
+
+  function drawEarlier(part, status, running) {
+    const key = `${status.id} ${running}`;
+    if (running || key === earlierOf) return;
+    earlierOf = key;
+    fetch(API + "history")
+      .then((answer) => (answer.ok ? answer.json() : Promise.reject(new Error(String(answer.status)))))
+      .then((jobs) => {
+        const others = jobs.filter((job) => job.id !== status.id).slice(0, MOST_EARLIER);
+        show(part.earlier, others.length > 0);
+        part.jobs.replaceChildren(...others.map(earlier));
+      })
+      .catch(() => { earlierOf = ""; });
+  }
+
+  function earlier(job) {
+    const when = new Date(job.began * 1000).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+    const how = (STATES[job.state] || job.state).toLowerCase();
+    const grid = job.grid && job.grid.path;
+    const link = grid ? make("a", { href: `${API}jobs/${encodeURIComponent(job.id)}/grid.png`, target: "_blank", rel: "noopener" }, "grid") : null;
+    return make("li", { title: job.output_dir }, make("b", {}, job.name),
+      ` ${how} · ${when} · ${count(job.step)} of ${count(job.total)} steps`, link ? " · " : null, link);
   }
 
   // Fields that an error names are marked, until the next answer of the server

@@ -36,13 +36,14 @@ def draw(grid: Grid, on_cell: OnCell) -> Sheet:
     """Draw `grid`; the caller holds the WebUI's queue. Raises UserError, or what on_cell raises."""
     script = _script()
     plan = axes(grid, [_known_name(Path(lora)) for lora in grid.loras])
-    processing = _processing(grid, plan.prompt)
-    try:
-        with _job(), _watched(len(plan.names) * len(plan.weights), on_cell):
-            result = script.run(processing, *_arguments(script, plan))
-        return _sheet(result, len(plan.names), len(plan.weights))
-    finally:
-        processing.close()
+    with _clip_skip(grid.clip_skip) as overrides:
+        processing = _processing(grid, plan.prompt, overrides)
+        try:
+            with _watched(len(plan.names) * len(plan.weights), on_cell), _job():
+                result = script.run(processing, *_arguments(script, plan))
+            return _sheet(result, len(plan.names), len(plan.weights))
+        finally:
+            processing.close()
 
 
 def axes(grid: Grid, names: list[str]) -> Axes:
@@ -146,7 +147,7 @@ def _arguments(script: Any, plan: Axes) -> list[Any]:
     return [known.get(name, False) for name in names]
 
 
-def _processing(grid: Grid, prompt: str) -> Any:
+def _processing(grid: Grid, prompt: str, overrides: dict[str, Any]) -> Any:
     """The WebUI's txt2img job for one cell, without always-on scripts: cells differ by their LoRA only."""
     from modules import processing, shared
 
@@ -168,7 +169,7 @@ def _processing(grid: Grid, prompt: str) -> Any:
         "height": grid.height,
         "do_not_save_samples": True,
         "do_not_save_grid": True,
-        "override_settings": _overrides(grid.clip_skip),
+        "override_settings": overrides,
     }
     known = {f.name for f in fields(kind) if f.init}
     if "backend.memory_management" in sys.modules:  # Forge and Neo choose the model themselves
@@ -184,25 +185,35 @@ def _sampler(name: str) -> tuple[str, str | None]:
 
     split = getattr(sd_samplers, "get_sampler_and_scheduler", None)
     sampler, scheduler = split(name, None) if split else (name, None)
-    if sampler not in sd_samplers.all_samplers_map:
+    if sampler not in sd_samplers.all_samplers_map or not name.lower().startswith(sampler.lower()):
         choices = ", ".join(sampler.name for sampler in sd_samplers.all_samplers)
         raise UserError(f"the WebUI has no sampler {name!r}", where="sampler", remedy=f"Choose from {choices}")
     return sampler, scheduler
 
 
-def _overrides(clip_skip: int | None) -> dict[str, Any]:
-    """CLIP skip for the grid alone; the WebUI puts its own setting back after each picture."""
+@contextlib.contextmanager
+def _clip_skip(wanted: int | None) -> Iterator[dict[str, Any]]:
+    """The override that sets CLIP skip for the grid alone. The WebUI puts its own value back after each picture.
+
+    It does so only for a setting that was ever written, hence the writing of the present value; that goes again.
+    """
     from modules import shared
 
     present = getattr(shared.opts, _CLIP_SKIP, None)
-    if clip_skip is None or present is None or clip_skip == present:
-        return {}
+    if wanted is None or present is None or wanted == present:
+        yield {}
+        return
+    never_written = _CLIP_SKIP not in shared.opts.data
     try:
-        setattr(shared.opts, _CLIP_SKIP, present)  # the value it has: only to learn whether it may be set
+        setattr(shared.opts, _CLIP_SKIP, present)
     except (AssertionError, RuntimeError):
         remedy = f"Use {present}, or start it without --freeze-settings"
         raise UserError(f"the WebUI's CLIP skip is fixed to {present}", where="clip_skip", remedy=remedy) from None
-    return {_CLIP_SKIP: clip_skip}
+    try:
+        yield {_CLIP_SKIP: wanted}
+    finally:
+        if never_written:
+            shared.opts.data.pop(_CLIP_SKIP, None)
 
 
 @contextlib.contextmanager
@@ -218,6 +229,7 @@ def _job() -> Iterator[None]:
         raise UserError(f"the WebUI refuses this grid: {error}") from error
     finally:
         shared.state.end()
+        shared.state.interrupted = False
         shared.total_tqdm.clear()
     if interrupted:
         raise UserError("the grid was interrupted in the WebUI", remedy="Draw it again")

@@ -92,11 +92,11 @@ _GRID_FIELDS: dict[str, Any] = {
     "weights": lambda at: gr.Textbox(
         value=", ".join(f"{weight:g}" for weight in DEFAULT_WEIGHTS),
         label="Weights",
-        info="One column each; every epoch is a row",
+        info="Every epoch is drawn at each of them",
         max_lines=1,
         **at,
     ),
-    "seed": lambda at: gr.Number(value=Grid.seed, precision=0, label="Seed of the pictures", **at),
+    "seed": lambda at: gr.Number(value=Grid.seed, precision=0, label="Sampling seed", **at),
     "steps": lambda at: gr.Number(value=Grid.steps, precision=0, label="Sampling steps", **at),
     "cfg_scale": lambda at: gr.Number(value=Grid.cfg_scale, label="CFG scale", **at),
     "sampler": lambda at: gr.Dropdown(

@@ -79,9 +79,9 @@ def _same(given: tuple[str, str], known: tuple[str, str]) -> bool:
 
 async def _logged_in(app: FastAPI, request: Request, needed: bool) -> bool:
     """What gradio's own login says; without gradio's page (--nowebui), whether no password is needed."""
-    login = next((r for r in routes(app) if r.path == "/login_check"), None)
+    login = next((r for r in routes(app) if r.path.endswith("/login_check")), None)  # gradio 5: below /gradio_api
     if login is None:
-        return not needed
+        return not needed and getattr(app, "auth", None) is None
     user = login.dependant.dependencies[0].call
     try:
         found = user(request) if user else None

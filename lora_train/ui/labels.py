@@ -13,7 +13,7 @@ LABELS = {
     "output_dir": "Folder for the LoRA files",
     "output_name": "Name of the LoRA",
     "network_module": "Kind of network",
-    "network_dim": "Network dim (rank)",
+    "network_dim": "Network dim",
     "network_alpha": "Network alpha",
     "conv_dim": "Convolution dim",
     "conv_alpha": "Convolution alpha",
@@ -95,6 +95,10 @@ FIRST: dict[str, Any] = {
 """Where the tab begins with something else than the setting's default."""
 
 HINTS = {
+    "pretrained_model_name_or_path": "Empty: the one that is named at the top",
+    "output_dir": "Empty: a folder of the LoRA's name among the LoRAs",
+    "network_module": "As sd-scripts calls it",
+    "optimizer_type": "What turns gradients into steps",
     "train_data_dir": "It holds folders named <repeats>_<name>, such as 10_mira; a single one of them will do too",
     "output_name": "Without an ending",
     "max_train_epochs": "Empty: by steps",
@@ -113,8 +117,6 @@ HINTS = {
 
 PLACEHOLDERS = {
     "train_data_dir": "/path/to/image",
-    "pretrained_model_name_or_path": "empty: the checkpoint that is named above",
-    "output_dir": "empty: a folder of that name where LoRAs are kept",
     "optimizer_args": "weight_decay=0.01 betas=0.9,0.99",
 }
 

@@ -66,7 +66,7 @@ def app(host: StandaloneHost, auth: Login = None) -> FastAPI:
     }
     gr.mount_gradio_app(outer, page, path="/", auth=auth, ssr_mode=False, footer_links=[], **look)
     inner = next(route.app for route in outer.routes if isinstance(route, Mount))
-    routes.add(outer, manager, login=inner)  # type: ignore[arg-type]
+    routes.add(outer, manager, login=inner)
     return outer
 
 

@@ -112,8 +112,7 @@ def _training(form: Form) -> None:
 
 def _grid(form: Form) -> None:
     gr.Markdown("### Grid: which epoch, at which weight")
-    for names in (("enabled",), ("prompt",), ("weights",)):
-        _grid_fields(form, names)
+    _grid_fields(form, ("enabled", "prompt", "weights"))
     with gr.Accordion("More about the grid", open=False, elem_id=f"{PREFIX}grid_more"):
         _grid_fields(form, ("negative_prompt",))
         for names in (("seed", "steps", "cfg_scale"), ("sampler", "width", "height")):
@@ -157,7 +156,9 @@ def _side(manager: Manager, form: Form) -> None:
     of_sum = ("train_data_dir", "caption_extension", "max_train_epochs", "train_batch_size", "max_train_steps")
     sources = [form.settings[name] for name in of_sum]
     for source in sources:
-        source.change(texts.arithmetic, sources, [total], **QUIET)
+        # Answers may overtake each other, so each is followed by one for what the fields hold by then.
+        changed = source.change(texts.arithmetic, sources, [total], **QUIET)
+        changed.then(texts.arithmetic, sources, [total], **QUIET)
     if not hasattr(manager.host, "choose"):
         _demo_checkpoint(manager)
 
@@ -196,8 +197,8 @@ def _put_demo_checkpoint(manager: Manager) -> str:
         placed = mini.install(folder)
     except UserError as error:
         return texts.errors(error)
-    remedy = "Press 🔄 beside the checkpoint at the top of the page, then choose it."
-    return texts.note("ok", f"The demo checkpoint is there: {placed or folder}", [remedy])
+    remedy = "Press the reload button beside the checkpoint at the top of the page, then choose it."
+    return texts.note("ok", f"The demo checkpoint is there: {placed}", [remedy])
 
 
 def _fill_demo(button: Any, form: Form) -> None:

@@ -99,7 +99,7 @@ def _stamp(path: Path) -> tuple[float, ...]:
     try:
         inside = [entry for entry in path.iterdir() if entry.is_dir()][:200]
         return tuple(folder.stat().st_mtime for folder in [path, *inside])
-    except OSError:
+    except (OSError, ValueError):
         return ()
 
 

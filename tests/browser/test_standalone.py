@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("gradio", reason="the page needs gradio")
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
+pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
+
+from playwright import sync_api as playwright
 
 from lora_train.paths import DEMO_PICTURES, MINI_CHECKPOINT, ROOT
 
@@ -26,10 +28,15 @@ CHROMIUM = (
     or shutil.which("chromium-browser")
     or shutil.which("google-chrome")
 )
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 SECONDS = 600
 
 pytestmark = [

@@ -114,7 +114,7 @@ def webui(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SimpleNam
     state.end = lambda: vars(state).update(job="")
     state.interrupt = lambda: vars(state).update(interrupted=True)
     folders = SimpleNamespace(outdir_samples="", outdir_grids="", outdir_txt2img_samples="s", outdir_txt2img_grids="g")
-    options = SimpleNamespace(**vars(folders), CLIP_stop_at_last_layers=2)
+    options = SimpleNamespace(**vars(folders), CLIP_stop_at_last_layers=2, data={})
     flags = SimpleNamespace(lora_dir=str(tmp_path), use_cpu=["all"])
     model = torch.nn.Linear(1, 1)
     info = SimpleNamespace(filename=str(tmp_path / "m.safetensors"), title="m [12]", sha256="12")

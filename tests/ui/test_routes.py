@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,8 @@ GETS = ("status", "history", "schema", "jobs/job-1/chart.svg", "jobs/job-1/grid.
 POSTS = ("start", "stop", "install")
 
 
-def client_of(manager, auth=None) -> TestClient:
+@lru_cache
+def gradio_app(auth) -> FastAPI:
     from gradio.routes import App
 
     with gr.Blocks() as page:
@@ -31,6 +33,13 @@ def client_of(manager, auth=None) -> TestClient:
     page.auth, page.auth_message = auth, None
     app = App.create_app(page)
     app.auth = dict([auth]) if auth else None
+    return app
+
+
+def client_of(manager, auth=None) -> TestClient:
+    """Of gradio's own app, with our routes for this manager."""
+    app = gradio_app(auth)
+    app.router.routes[:] = [route for route in app.router.routes if not getattr(route, "path", "").startswith(V1)]
     routes.add(app, manager)
     return TestClient(app)
 
@@ -92,6 +101,13 @@ def test_the_api_password_lets_scripts_in(manager, api_auth) -> None:
     for wrong in (("script", "pass"), ("a", "pass:word"), ("", "")):
         assert client.get(f"{V1}/status", auth=wrong).status_code == 401
     assert client.get(f"{V1}/status", headers={"authorization": "Basic !!!"}).status_code == 401
+
+
+def test_a_login_that_is_not_found_lets_nobody_in(manager) -> None:
+    app = FastAPI()
+    app.auth = {"me": "secret"}  # type: ignore[attr-defined]
+    routes.add(app, manager)
+    assert TestClient(app).get(f"{V1}/status").status_code == 401
 
 
 def test_without_a_page_the_api_password_is_needed_if_there_is_one(manager, api_auth) -> None:

@@ -14,36 +14,39 @@ from lora_train import settings
 from lora_train.errors import UserError, UserErrors
 from lora_train.ui import fields, labels, tab, texts
 
-from .conftest import EVIL
+from .conftest import EVIL, FakeManager
 
 ROWS = settings.schema()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    return tab.build(FakeManager(tmp_path_factory.mktemp("job")))
 
 
 def ids(page) -> list[str]:
     return [block.elem_id for block in page.blocks.values() if getattr(block, "elem_id", None)]
 
 
-def test_every_setting_has_one_field_with_its_own_id(manager) -> None:
-    found = ids(tab.build(manager))
+def test_every_setting_has_one_field_with_its_own_id(page) -> None:
+    found = ids(page)
     for row in ROWS:
         assert found.count(labels.element(row["name"])) == 1
     assert len(found) == len(set(found))
     assert all(identifier.startswith("train_lora") for identifier in found)
 
 
-def test_every_field_of_the_grid_has_one(manager) -> None:
-    found = ids(tab.build(manager))
+def test_every_field_of_the_grid_has_one(page) -> None:
+    found = ids(page)
     assert all(found.count(labels.element(f"grid.{name}")) == 1 for name in fields.GRID)
 
 
-def test_no_two_fields_have_the_same_label(manager) -> None:
-    page = tab.build(manager)
+def test_no_two_fields_have_the_same_label(page) -> None:
     shown = [block.label for block in page.blocks.values() if getattr(block, "label", None) and block.elem_id]
     assert len(shown) == len(set(shown))
 
 
-def test_a_webui_does_not_freeze_the_defaults(manager) -> None:
-    page = tab.build(manager)
+def test_a_webui_does_not_freeze_the_defaults(page) -> None:
     kept = [
         b for b in page.blocks.values() if type(b).__name__ in ("Textbox", "Number", "Checkbox", "Dropdown", "Button")
     ]

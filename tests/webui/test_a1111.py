@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +56,7 @@ def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
     )
     yield server
     server.close()
-    for left in (Path(FOLDER) / "models" / "Lora" / NAME).glob(f"{NAME}*"):
-        left.unlink()
+    shutil.rmtree(Path(FOLDER) / "models" / "Lora" / NAME, ignore_errors=True)
 
 
 def ready(webui: WebUI) -> None:

@@ -149,7 +149,7 @@ def export(work: Path, path: Path = MINI_CHECKPOINT) -> None:
     write_checkpoint(path, vae, load_text_encoder(work), load_average(models.make_unet(), work / "unet.pt"))
 
 
-STAGES = {"vae": (train_vae, 1250), "text": (train_text, 720), "encode": (encode, 1), "unet": (train_unet, 2200)}
+STAGES = {"vae": (train_vae, 1250), "text": (train_text, 720), "encode": (encode, 1), "unet": (train_unet, 1750)}
 
 
 def main() -> None:
