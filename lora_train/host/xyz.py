@@ -1,4 +1,4 @@
-"""A grid drawn by the WebUI's own X/Y/Z plot: LoRA files along X, weights along Y, both by Prompt S/R."""
+"""A grid drawn by the WebUI's own X/Y/Z plot: weights along X, LoRA files along Y, both by Prompt S/R."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def draw(grid: Grid, on_cell: OnCell) -> Sheet:
         try:
             with _watched(len(plan.names) * len(plan.weights), on_cell), _job():
                 result = script.run(processing, *_arguments(script, plan))
-            return _sheet(result, len(plan.names), len(plan.weights))
+            return _sheet(result, columns=len(plan.weights), rows=len(plan.names))
         finally:
             processing.close()
 
@@ -132,9 +132,9 @@ def _arguments(script: Any, plan: Axes) -> list[Any]:
         raise UserError(f"the X/Y/Z plot has no axis {_AXIS!r}", remedy="Update the WebUI")
     known = {
         "x_type": labels.index(_AXIS),
-        "x_values": values(plan.names),
+        "x_values": values(plan.weights),
         "y_type": labels.index(_AXIS),
-        "y_values": values(plan.weights),
+        "y_values": values(plan.names),
         "z_type": labels.index("Nothing"),
         "z_values": "",
         "draw_legend": True,
@@ -270,8 +270,8 @@ def _sheet(result: Any, columns: int, rows: int) -> Sheet:
     if len(pictures) != columns * rows + 1 or any(not text for text in result.infotexts[1:]):
         raise UserError(f"the WebUI couldn't draw the grid: {_last_error()}", remedy="See its console")
     cells = pictures[1:]
-    by_lora = [tuple(cells[x + y * columns] for y in range(rows)) for x in range(columns)]
-    return Sheet(pictures[0], tuple(by_lora))
+    by_lora = tuple(tuple(cells[row * columns : (row + 1) * columns]) for row in range(rows))
+    return Sheet(pictures[0], by_lora)
 
 
 def _last_error() -> str:

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from .. import settings as settings_module
 from ..errors import BAD_INPUT, DONE, STOPPED, UserError
 from ..events import Event, Listener, event, json_lines
 from ..settings import TrainSettings
+
+_PATIENCE = 120.0
+"""Seconds after which a process that was told to stop is ended by force. Files appear whole or not at all."""
 
 
 def add_arguments(verbs: argparse._SubParsersAction) -> None:
@@ -95,6 +99,8 @@ class StopSignal:
         while os.read(self._descriptor, 4096):  # not through sys.stdin: its lock would abort Python's own end
             pass
         self._event.set()
+        time.sleep(_PATIENCE)  # as a daemon: the process ends before, unless it hangs in one long call
+        os._exit(STOPPED)
 
 
 def _is_pipe() -> bool:

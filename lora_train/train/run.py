@@ -22,9 +22,24 @@ from .loop import Outcome, train
 from .step import compute_dtype
 
 
+class _Stopped(Exception):
+    """Told to stop before the first step."""
+
+
 def run(settings: TrainSettings, emit: Listener, stop: Callable[[], bool]) -> Outcome:
     """Train as told. Nothing is created before everything has been checked. Raises UserError."""
     began = time.monotonic()
+    try:
+        outcome = _run(settings, emit, stop)
+    except _Stopped:
+        outcome = Outcome(0, [], stopped=True)
+    last = str(outcome.files[-1]) if outcome.files else None
+    name, seconds = "stopped" if outcome.stopped else "done", round(time.monotonic() - began, 1)
+    emit(event(name, path=last, steps=outcome.steps, seconds=seconds))
+    return outcome
+
+
+def _run(settings: TrainSettings, emit: Listener, stop: Callable[[], bool]) -> Outcome:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = check(settings, device)
     for warning in dataset.warnings:
@@ -32,32 +47,20 @@ def run(settings: TrainSettings, emit: Listener, stop: Callable[[], bool]) -> Ou
     emit(event("stage", text=f"loading {Path(settings.pretrained_model_name_or_path).name}"))
     model = load_model(settings.pretrained_model_name_or_path, compute_dtype(settings, device), device)
     pictures = [picture for concept in dataset.concepts for picture in concept.pictures]
-    latents = cache_latents(
-        model,
-        pictures,
-        settings.resolution,
-        settings.seed,
-        lambda done: emit(event("cache", done=done, total=len(pictures))),
-    )
+
+    def cached(done: int) -> None:
+        emit(event("cache", done=done, total=len(pictures)))
+        if stop():
+            raise _Stopped
+
+    latents = cache_latents(model, pictures, settings.resolution, settings.seed, cached)
     model.vae.to("cpu")
     network = LoraNetwork.create(model, spec_of(settings), settings.seed)
     data = TrainingData(dataset, latents, settings)
     steps, epochs = length(settings, data.steps_per_epoch)
-    emit(
-        event(
-            "start",
-            steps=steps,
-            epochs=epochs,
-            steps_per_epoch=data.steps_per_epoch,
-            pictures=len(pictures),
-            device=str(device),
-        )
-    )
-    outcome = train(model, network, dataset, data, settings, emit, stop)
-    seconds = round(time.monotonic() - began, 1)
-    last = str(outcome.files[-1]) if outcome.files else None
-    emit(event("stopped" if outcome.stopped else "done", path=last, steps=outcome.steps, seconds=seconds))
-    return outcome
+    counts = {"steps": steps, "epochs": epochs, "steps_per_epoch": data.steps_per_epoch, "pictures": len(pictures)}
+    emit(event("start", **counts, device=str(device)))
+    return train(model, network, dataset, data, settings, emit, stop)
 
 
 def check(settings: TrainSettings, device: torch.device) -> Dataset:

@@ -197,13 +197,13 @@ def test_a_grid_by_the_plot(webui: SimpleNamespace) -> None:
     seen: list[tuple[int, int]] = []
     sheet = WebUIHost().draw(grid("a cat", weights=(0.2, 1.0), seed=5, clip_skip=3), lambda *cell: seen.append(cell))
     call = webui.script.seen
-    assert call["x"] == (2, "cat-000001,cat-000002")
-    assert call["y"] == (2, "0.2,1")
+    assert call["x"] == (2, "0.2,1")
+    assert call["y"] == (2, "cat-000001,cat-000002")
     assert (call["lone"], call["new"]) == (True, False)
     assert (call["p"].prompt, call["p"].seed) == ("a cat <lora:cat-000001:0.2>", 5)
     assert call["p"].override_settings == {"CLIP_stop_at_last_layers": 3}
     red = [[cell.tobytes()[0] for cell in row] for row in sheet.cells]
-    assert red == [[1, 3], [2, 4]]
+    assert red == [[1, 2], [3, 4]]
     assert (seen[0], seen[-1]) == ((0, 4), (4, 4))
     assert not webui.call_queue.queue_lock.held
     assert webui.shared.state.job == ""

@@ -20,7 +20,8 @@ from lora_train.settings import TrainSettings
 from lora_train.train import run as run_module
 from tests import support
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+PATH = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PATH, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,14 @@ def test_it_ends_when_its_stdin_closes(config, tmp_path):
     process.stderr.close()
 
 
+def test_it_stops_before_the_first_step_too(config, tmp_path):
+    heard = []
+    outcome = run_module.run(settings_of(config()), heard.append, lambda: True)
+    assert outcome.stopped and outcome.steps == 0
+    assert [e["event"] for e in heard] == ["stage", "cache", "stopped"]
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_events_it_speaks_to_people(config):
     process = child(config(max_train_epochs=1), stdin=subprocess.DEVNULL)
     output, log = process.communicate(timeout=240)
@@ -148,7 +157,7 @@ def checked(config, **changes):
     heard = []
     settings = settings_of(config(**changes))
     try:
-        run_module.run(settings, heard.append, lambda: True)
+        run_module.run(settings, heard.append, lambda: any(e["event"] == "start" for e in heard))
     except UserError as error:
         return str(error), heard
     return None, heard

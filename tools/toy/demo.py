@@ -8,7 +8,7 @@ from lora_train.paths import DEMO_PICTURES
 from tools.toy.characters import ATTRIBUTES, Character, Pose, caption_of, draw_subject
 
 TRIGGER = "miro"
-REPEATS = 10
+REPEATS = 20
 PICTURES = 10
 
 

@@ -1,11 +1,13 @@
 """The networks of the miniature, as diffusers and transformers modules: SD1.5's blocks at a fraction of the width."""
 
+from typing import Any
+
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 LATENT_SCALE = 0.18215
 
-CLIP = {
+CLIP: dict[str, Any] = {
     "vocab_size": 49408,
     "hidden_size": 96,
     "intermediate_size": 384,
