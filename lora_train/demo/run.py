@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..files import write_text
 from ..host.standalone import StandaloneHost
 from ..jobs.manager import Manager
+from ..jobs.record import epoch_ends
 from ..paths import ASSETS, MINI_CHECKPOINT
 
 CONFIG, GRID, PICTURES = ASSETS / "demo" / "config.toml", ASSETS / "demo" / "grid.json", ASSETS / "demo" / "image"
@@ -66,7 +67,7 @@ def run(out: Path, watch: Watcher) -> DemoResult:
     bake(BAKE.format(name=name), loras, BUILTIN, baked)
     folder = manager.folder(job) or out
     chart = folder / "loss.svg"
-    write_text(chart, loss_chart([(step, loss) for step, loss in status["losses"]]))
+    write_text(chart, loss_chart([(step, loss) for step, loss in status["losses"]], epoch_ends(status)))
     epochs = tuple(Path(file) for file in status["files"])
     return DemoResult(epochs, Path(status["grid"]["path"]), baked, chart, time.monotonic() - began)
 

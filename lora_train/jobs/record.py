@@ -123,3 +123,12 @@ def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float
     points = list(points)
     stride = -(-len(points) // most) or 1
     return points[::-1][::stride][::-1]
+
+
+def epoch_ends(record: dict[str, Any]) -> list[int]:
+    """The last steps of the epochs that have ended."""
+    if not record["epochs"] or not record["total"]:
+        return []
+    each = record["total"] / record["epochs"]
+    ends = (round(each * number) for number in range(1, record["epochs"] + 1))
+    return [end for end in ends if end <= record["step"]]

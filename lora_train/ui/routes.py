@@ -16,6 +16,7 @@ from .. import __version__
 from ..chart import loss_chart
 from ..errors import UserError, UserErrors
 from ..jobs.manager import Manager
+from ..jobs.record import epoch_ends
 from ..settings import schema
 from . import guard
 from .installer import INSTALLER
@@ -122,12 +123,3 @@ def described(error: UserError) -> list[dict[str, str | None]]:
     """Errors for a script: field, problem, remedy."""
     single = error.errors if isinstance(error, UserErrors) else [error]
     return [{"where": e.where, "what": e.what, "remedy": e.remedy} for e in single]
-
-
-def epoch_ends(record: dict[str, Any]) -> list[int]:
-    """The last steps of the epochs that have ended."""
-    if not record["epochs"] or not record["total"]:
-        return []
-    each = record["total"] / record["epochs"]
-    ends = (round(each * number) for number in range(1, record["epochs"] + 1))
-    return [end for end in ends if end <= record["step"]]

@@ -23,6 +23,7 @@ FLAGS = (
     "--disable-console-progressbars",
 )
 _START_SECONDS = 600
+_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "OMP_WAIT_POLICY": "PASSIVE"}
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -35,7 +36,7 @@ class WebUI:
             self.port = free.getsockname()[1]
         self.log, self.python = log, python
         command = [python, "-u", "launch.py", *FLAGS, "--port", str(self.port), "--ckpt", str(checkpoint), *flags]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+        environment = {**os.environ, **_ENVIRONMENT}
         self._handle = log.open("wb")
         self._process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=self._handle, stderr=self._handle
