@@ -79,6 +79,6 @@ class Stages:
 
     def _finish(self) -> None:
         if self._bar is not None:
-            self._bar.update(self._bar.total - self._bar.n)
+            self._bar.update((self._bar.total or self._bar.n) - self._bar.n)
             self._bar.close()
             self._bar, self._stage = None, ""

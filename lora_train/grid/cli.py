@@ -47,7 +47,11 @@ def run(args: argparse.Namespace) -> int:
     grid = grid_of(args)
     model = load_model(args.checkpoint, *placement())
     with tqdm(total=len(grid.loras) * len(grid.weights), unit="cell") as bar:
-        sheet = make(model, grid, lambda done, total: bar.update(done - bar.n))
+
+        def drawn(done: int, total: int) -> None:
+            bar.update(done - bar.n)
+
+        sheet = make(model, grid, drawn)
     written = save(sheet, grid, out, args.checkpoint.stem)
     print(f"Sheet: {written[0]}")
     print(f"{len(written) - 1} cells: {written[1].parent}")

@@ -65,7 +65,7 @@ def app(host: StandaloneHost, auth: Login = None) -> FastAPI:
         "theme": gr.themes.Default(font=_FONTS, font_mono=["ui-monospace", "Consolas", "monospace"]),
     }
     gr.mount_gradio_app(outer, page, path="/", auth=auth, ssr_mode=False, footer_links=[], **look)
-    inner = next(route.app for route in outer.routes if isinstance(route, Mount))
+    inner: Any = next(route.app for route in outer.routes if isinstance(route, Mount))
     routes.add(outer, manager, login=inner)
     return outer
 
