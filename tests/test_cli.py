@@ -1,0 +1,57 @@
+"""Every verb is there, says what it takes, and knows what to run."""
+
+import pytest
+
+from lora_train import cli
+
+EXAMPLES = {
+    "train": ["config.toml"],
+    "replay": ["case", "--checkpoint", "a", "--config", "b", "--out", "c"],
+    "grid": ["--lora-dir", "a", "--name", "b", "--prompt", "c", "--out", "d.png"],
+    "merge": ["A:1", "--presets", "a", "--lora-dir", "b", "--out", "c"],
+    "mini": ["models"],
+    "demo": [],
+    "ui": [],
+}
+
+
+def test_there_is_an_example_of_every_verb():
+    assert EXAMPLES.keys() == cli._ROOMS.keys()
+
+
+@pytest.mark.parametrize("verb", EXAMPLES)
+def test_a_verb_knows_what_to_run(verb):
+    arguments = [verb, *EXAMPLES[verb]]
+    assert callable(cli._parser(arguments).parse_args(arguments).run)
+
+
+@pytest.mark.parametrize("verb", EXAMPLES)
+def test_a_verb_explains_itself(verb, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([verb, "--help"])
+    assert "usage" in capsys.readouterr().out
+
+
+def test_the_whole_help_names_every_verb(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    help_text = capsys.readouterr().out
+    assert all(verb in help_text for verb in EXAMPLES)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "none.toml"],
+        ["grid", "--lora-dir", "none", "--name", "b", "--prompt", "c", "--out", "d.png"],
+        ["merge", "A:1", "--presets", "none.txt", "--lora-dir", "none", "--out", "c.safetensors"],
+        ["replay", "none", "--checkpoint", "a", "--config", "none.toml", "--out", "c"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_what_is_not_there_is_named_with_exit_code_2(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "none" in said and "Traceback" not in said
+    assert not list(tmp_path.iterdir())
