@@ -110,7 +110,7 @@
     const name = status.host.checkpoint;
     fill(element, String(name), () => name
       ? [make("span", {}, "Trains on and draws with "), make("b", {}, name), make("span", {}, ", the checkpoint that is chosen at the top of the page.")]
-      : [make("span", {}, "No checkpoint is chosen. Choose a Stable Diffusion 1.5 checkpoint at the top of the page.")]);
+      : [make("span", {}, "No checkpoint is chosen. Choose one at the top of the page.")]);
   }
 
   function drawPackages(packages) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 
@@ -13,6 +14,8 @@ from .errors import BAD_INPUT, STOPPED, UserError
 _ROOMS = {  # verb: the module whose add_arguments(subparsers) declares it
     "train": "train.cli",
     "replay": "train.cli",
+    "plan": "plan.cli",
+    "lr-find": "train.lr_find_cli",
     "grid": "grid.cli",
     "merge": "blocks.cli",
     "mini": "model.mini",
@@ -24,7 +27,7 @@ _ROOMS = {  # verb: the module whose add_arguments(subparsers) declares it
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand. A user's error is one message on stderr and exit code 2, without a traceback."""
     arguments = sys.argv[1:] if argv is None else argv
-    _share_the_processor()
+    _be_a_good_neighbour()
     try:
         args = _parser(arguments).parse_args(arguments)
         return int(args.run(args))
@@ -35,12 +38,13 @@ def main(argv: list[str] | None = None) -> int:
         return STOPPED
 
 
-def _share_the_processor() -> None:
+def _be_a_good_neighbour() -> None:
     """Let idle OpenMP threads sleep. Spinning, they make a step tens of times slower as soon as anything else runs.
 
     It must be said before torch is imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else it tells at import what it can't do on a CPU
 
 
 def _parser(arguments: list[str]) -> argparse.ArgumentParser:

@@ -3,10 +3,15 @@
 The first word of every event is its name; times are seconds since the epoch (UTC).
 
 stage     text: what it is doing before the first step
-cache     done, total: pictures whose latents are there
-start     steps, epochs, steps_per_epoch, pictures, device
+cache     what ("pictures", "captions"), done, total: what is encoded for the whole run
+start     steps, epochs, steps_per_epoch, done, pictures, held_out, buckets, estimate, device, processes
 progress  step, total, epoch, loss, loss_average, lr, grad_norm, seconds, eta
 saved     path, epoch, step
+state     path (a folder to resume from), epoch, step
+validation  step, epoch, within (an epoch), train, held_out (or null), band (first and last candidate epoch, or null)
+preview   paths, epoch (null within one), step
+measured  seconds_per_step, memory (bytes at most): to be held against the start's estimate
+advice    lines
 warning   text
 error     text: what is wrong and what to do about it
 done      path, steps, seconds

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
@@ -64,6 +66,29 @@ def write_text(path: str | Path, text: str) -> None:
     """Replace `path` by `text` in UTF-8 with Unix line ends."""
     with replace_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def read_table(path: str | Path, remedy: str = "Check the path") -> Any:
+    """What a .json file holds, or a TOML file of any other name. Raises UserError: missing, no text, not valid."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError("there is no such file", where=path, remedy=remedy) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the file can't be read as text ({error})", where=path, remedy="Save it as UTF-8") from None
+    try:
+        return json.loads(text) if path.suffix.lower() == ".json" else _toml(text)
+    except ValueError as error:
+        raise UserError(f"the file can't be understood: {error}", where=path, remedy="Mend that line") from None
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    return tomllib.loads(text)
 
 
 def require_space(folder: str | Path, needed: int) -> None:

@@ -14,3 +14,6 @@ MINI_CHECKPOINT = ASSETS / "mini" / "mini.safetensors"
 
 CLIP_VOCABULARY = ASSETS / "clip" / "bpe_simple_vocab_16e6.txt.gz"
 DEMO_PICTURES = ASSETS / "demo" / "image"
+
+HASHES = ROOT / "cache" / "hashes.json"
+"""sha256 of checkpoints that were read once, by path, size and time of change."""

@@ -7,6 +7,8 @@ from lora_train import cli
 EXAMPLES = {
     "train": ["config.toml"],
     "replay": ["case", "--checkpoint", "a", "--config", "b", "--out", "c"],
+    "plan": ["images", "--enable_bucket", "--max_train_epochs", "3", "--optimizer_args", "a=1", "b=2"],
+    "lr-find": ["config.toml", "--preset", "general"],
     "grid": ["--lora-dir", "a", "--name", "b", "--prompt", "c", "--out", "d.png"],
     "merge": ["A:1", "--presets", "a", "--lora-dir", "b", "--out", "c"],
     "mini": ["models"],

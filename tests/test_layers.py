@@ -23,6 +23,7 @@ ROOMS = (
     ("train",),
     ("network",),
     ("model",),
+    ("plan",),
     ("dataset",),
 )
 """From the top to the bottom; what isn't named is below them all."""

@@ -7,11 +7,12 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..errors import UserError
 from . import captions, images
+from .pictures import Concept, Dataset, Picture
 
 MAX_REPEATS = 10_000  # a larger number is a date in the folder's name, not a wish
 PROJECT_FOLDERS = ("image", "img")
@@ -23,77 +24,56 @@ _NUMBERED = re.compile(r"([0-9]+)_(.*)", re.DOTALL)
 _NAMING = "Name the folder <repeats>_<name>, such as 10_{}"
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One picture; width and height in pixels after its EXIF orientation is applied."""
-
-    path: Path
-    caption: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class Concept:
-    """One folder of pictures, each of which is used `repeats` times an epoch."""
-
-    folder: Path
-    name: str
-    repeats: int
-    pictures: tuple[Picture, ...]
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """All that is trained on, in sorted order, and what the user should know about it."""
-
-    root: Path
-    concepts: tuple[Concept, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def picture_count(self) -> int:
-        """Pictures, each counted once."""
-        return sum(len(concept.pictures) for concept in self.concepts)
-
-    @property
-    def images_with_repeats(self) -> int:
-        """Pictures of one epoch."""
-        return sum(len(concept.pictures) * concept.repeats for concept in self.concepts)
-
-    def samples(self) -> list[Picture]:
-        """The pictures of one epoch, each as often as its folder says."""
-        return [picture for concept in self.concepts for picture in concept.pictures for _ in range(concept.repeats)]
-
-
 def scan(
     folder: str | Path, caption_extension: str = ".txt", progress: Callable[[int, int], None] | None = None
 ) -> Dataset:
-    """Find, decode once and describe the pictures of `folder`; `progress(done, total)` counts them.
+    """Find and describe the pictures of `folder` with the settings' defaults; `progress(done, total)` counts them.
 
     It holds <repeats>_<name> folders, or is a project with these in image/, or one of them, or has pictures itself.
-    What can't be used is left out and named in the warnings. Raises UserError where nothing is left.
+    A project's reg/ holds regularisation pictures. What can't be used is left out and named in the warnings.
+    Raises UserError where nothing is left.
     """
-    if not caption_extension.strip("."):
-        raise UserError("no ending is given", where="caption_extension", remedy="Give one such as .txt")
-    root = _existing(folder)
-    sources, warnings = _sources(_list(root))
-    extension = "." + caption_extension.lstrip(".")
+    return describe(*gather(folder, "", caption_extension), progress)
+
+
+def gather(folder: str | Path, reg_folder: str | Path, caption_extension: str) -> tuple[Path, list[Source], list[str]]:
+    """(root, folders to read, warnings) of a training folder and one of regularisation; "" there: a project's own.
+
+    Raises UserError where one of them holds nothing.
+    """
+    root, extension = existing(folder), _ending(caption_extension)
+    sources, warnings, own = _sources_of(root, extension)
+    if str(reg_folder).strip():
+        regs, notes, _ = _sources_of(existing(reg_folder, "reg_data_dir"), extension, is_reg=True)
+        return root, sources + regs, warnings + notes
+    if own:
+        try:
+            regs, notes, _ = _sources_of(own, extension, is_reg=True)
+        except UserError as error:
+            return root, sources, [f"{own.name}: not used for regularisation, since {error.what}", *warnings]
+        return root, sources + regs, [f"{own.name}: its pictures are used for regularisation", *warnings, *notes]
+    return root, sources, warnings
+
+
+def describe(
+    root: Path, sources: list[Source], warnings: list[str], progress: Callable[[int, int], None] | None = None
+) -> Dataset:
+    """The pictures and captions of `sources`; `warnings` come first among the warnings. Raises UserError for none."""
+    warnings = list(warnings)
     results = iter(_inspect_all([path for source in sources for path in source.listing.pictures], progress))
     concepts = []
     for source in sources:
         warnings += _left_out(source.listing)
         sizes = {path: next(results) for path in source.listing.pictures}
-        pictures, notes = _pictures(source, sizes, extension)
+        pictures, notes = _pictures(source, sizes)
         warnings += notes
         if pictures:
-            concepts.append(Concept(source.listing.folder, source.name, source.repeats, tuple(pictures)))
+            concepts.append(replace(source.concept, pictures=tuple(pictures)))
         else:
-            warnings.append(f"{_shown(source.listing.folder.name)}: no usable picture in it, the folder is left out")
-    if not concepts:
-        raise UserError(
-            "no picture in it can be used: " + "; ".join(warnings), where=root, remedy="Put PNG or JPEG pictures there"
-        )
+            warnings.append(f"{shown(source.concept.folder.name)}: no usable picture in it, the folder is left out")
+    if all(concept.is_reg for concept in concepts):
+        found = "; ".join(warnings)
+        raise UserError(f"no picture in it can be used: {found}", where=root, remedy="Put PNG or JPEG pictures there")
     return Dataset(root, tuple(concepts), tuple(warnings))
 
 
@@ -101,7 +81,7 @@ def scan(
 
 
 @dataclass
-class _Listing:
+class Listing:
     """What lies directly in a folder, sorted by name, without hidden files and those that systems leave behind."""
 
     folder: Path
@@ -113,38 +93,69 @@ class _Listing:
 
 
 @dataclass(frozen=True)
-class _Source:
-    listing: _Listing
-    repeats: int
-    name: str
+class Source:
+    """A folder that is going to be read. concept: all that is known of it before its pictures are.
+
+    The concept's name serves where a picture has no caption; for regularisation that is usual, and not mentioned.
+    """
+
+    listing: Listing
+    concept: Concept
+    extension: str
 
 
-def _existing(folder: str | Path) -> Path:
-    """`folder` as an absolute path; raises UserError unless it is a folder."""
+def _ending(caption_extension: str) -> str:
+    """A caption file's ending with its dot. Raises UserError where none is given."""
+    if not caption_extension.strip("."):
+        raise UserError("no ending is given", where="caption_extension", remedy="Give one such as .txt")
+    return "." + caption_extension.lstrip(".")
+
+
+def source(folder: Path, concept: Concept, caption_extension: str) -> Source:
+    """One folder as it is, whatever its name. Raises UserError when it can't be read."""
+    return Source(list_folder(folder), concept, _ending(caption_extension))
+
+
+def _sources_of(root: Path, extension: str, is_reg: bool = False) -> tuple[list[Source], list[str], Path | None]:
+    """The folders of pictures that `root` means, warnings, and its reg/ folder where it is a project that has one."""
+    found, warnings, own = _sources(list_folder(root))
+    sources = [
+        Source(listing, Concept(listing.folder, name, repeats, (), is_reg=is_reg), extension)
+        for listing, repeats, name in found
+    ]
+    return sources, warnings, own
+
+
+_Found = tuple[Listing, int, str]
+"""A folder, its repeats and the words of its name."""
+
+
+def existing(folder: str | Path, field: str = "train_data_dir") -> Path:
+    """`folder` as an absolute path; raises UserError unless it is a folder. field: where it was given."""
     if not str(folder).strip():
-        raise UserError("no folder is given", where="train_data_dir", remedy="Give the folder that holds the pictures")
-    shown = _shown(str(folder))
+        raise UserError("no folder is given", where=field, remedy="Give the folder that holds the pictures")
+    name = shown(str(folder))
     try:
         path = Path(os.path.abspath(Path(folder).expanduser()))  # noqa: PTH100 - resolve() would lose the names of links
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError("there is no such folder", where=shown, remedy="Check the path") from None
+        raise UserError("there is no such folder", where=name, remedy="Check the path") from None
     except (OSError, ValueError, RuntimeError) as error:  # also: NUL in the path, ~ of an unknown user
-        raise UserError(f"the folder can't be opened ({error})", where=shown, remedy="Check the path") from None
+        raise UserError(f"the folder can't be opened ({error})", where=name, remedy="Check the path") from None
     if not path.is_dir():
-        raise UserError("it is a file, not a folder", where=shown, remedy="Give the folder that the file lies in")
+        raise UserError("it is a file, not a folder", where=name, remedy="Give the folder that the file lies in")
     return path
 
 
-def _list(folder: Path) -> _Listing:
+def list_folder(folder: Path) -> Listing:
     """Raises UserError when the folder can't be read."""
-    listing = _Listing(folder)
+    listing = Listing(folder)
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(
-            f"the folder can't be read ({error.strerror})", where=_shown(str(folder)), remedy="Check its permissions"
+            f"the folder can't be read ({error.strerror})", where=shown(str(folder)), remedy="Check its permissions"
         ) from error
     for entry in found:
         if not entry.name.startswith(".") and entry.name not in ("__MACOSX", "Thumbs.db", "desktop.ini"):
@@ -152,7 +163,7 @@ def _list(folder: Path) -> _Listing:
     return listing
 
 
-def _sort_in(listing: _Listing, entry: os.DirEntry[str]) -> None:
+def _sort_in(listing: Listing, entry: os.DirEntry[str]) -> None:
     suffix = Path(entry.name).suffix.lower()
     try:
         is_dir, is_file = entry.is_dir(), entry.is_file()
@@ -170,29 +181,30 @@ def _sort_in(listing: _Listing, entry: os.DirEntry[str]) -> None:
         listing.others[_nfc(entry.name)] = Path(entry.path)
 
 
-def _sources(listing: _Listing, in_project: bool = False) -> tuple[list[_Source], list[str]]:
-    """The folders to train on and warnings. Raises UserError when there are none."""
+def _sources(listing: Listing, in_project: bool = False) -> tuple[list[_Found], list[str], Path | None]:
+    """The folders to train on, warnings, a project's reg/. Raises UserError when there are none."""
     numbered = [folder for folder in listing.folders if _NUMBERED.fullmatch(folder.name)]
     inner = [folder for folder in listing.folders if folder.name.lower() in PROJECT_FOLDERS and not in_project]
     if numbered:
-        return _numbered(listing, numbered)
+        return *_numbered(listing, numbered), None
     if inner:
-        sources, warnings = _sources(_list(inner[0]), in_project=True)
-        return sources, _about_project(listing) + warnings
+        sources, warnings, _ = _sources(list_folder(inner[0]), in_project=True)
+        regs = [f for f in listing.folders if f.name.lower() == "reg" and _has_entries(f)]
+        return sources, _about_project(listing) + warnings, regs[0] if regs else None
     if listing.pictures or listing.unread or listing.irregular:
-        return _single(listing)
+        return *_single(listing), None
     raise _nothing(listing)
 
 
-def _numbered(listing: _Listing, numbered: list[Path]) -> tuple[list[_Source], list[str]]:
+def _numbered(listing: Listing, numbered: list[Path]) -> tuple[list[_Found], list[str]]:
     sources, warnings = [], []
     for folder in numbered:
         repeats, name = _parts(folder)
         if repeats == 0:
-            warnings.append(f"{_shown(folder.name)}: 0 repeats, the folder is left out")
+            warnings.append(f"{shown(folder.name)}: 0 repeats, the folder is left out")
             continue
         try:
-            sources.append(_Source(_list(folder), repeats, name))
+            sources.append((list_folder(folder), repeats, name))
         except UserError as error:
             warnings.append(f"{error.where}: {error.what}, it is left out")
     if plain := [folder for folder in listing.folders if folder not in numbered]:
@@ -204,27 +216,24 @@ def _numbered(listing: _Listing, numbered: list[Path]) -> tuple[list[_Source], l
     return sources, warnings
 
 
-def _about_project(listing: _Listing) -> list[str]:
+def _about_project(listing: Listing) -> list[str]:
     """Warnings about what lies in a project beside its folder of pictures."""
-    warnings = []
-    if any(folder.name.lower() == "reg" and _has_entries(folder) for folder in listing.folders):
-        warnings.append("reg: regularisation pictures aren't used")
-    if listing.pictures:
-        warnings.append(f"left out, since beside the image folder: {_names(path.name for path in listing.pictures)}")
-    return warnings
+    if not listing.pictures:
+        return []
+    return [f"left out, since beside the image folder: {_names(path.name for path in listing.pictures)}"]
 
 
-def _single(listing: _Listing) -> tuple[list[_Source], list[str]]:
+def _single(listing: Listing) -> tuple[list[_Found], list[str]]:
     """The folder itself as the one concept."""
-    shown = _shown(listing.folder.name)
+    name = shown(listing.folder.name)
     if _NUMBERED.fullmatch(listing.folder.name):
-        repeats, name = _parts(listing.folder)
-        note = f"{shown} is itself a <repeats>_<name> folder: it alone is trained, with {repeats} repeats"
+        repeats, words = _parts(listing.folder)
+        note = f"{name} is itself a <repeats>_<name> folder: it alone is trained, with {repeats} repeats"
         if repeats:
-            return [_Source(listing, repeats, name)], [note]
-        raise UserError("its name says 0 repeats", where=_shown(str(listing.folder)), remedy=_NAMING.format("name"))
-    note = f"{shown}: no repeats in the folder's name, so each picture is used once an epoch. {_NAMING.format(shown)}"
-    return [_Source(listing, 1, listing.folder.name)], [note]
+            return [(listing, repeats, words)], [note]
+        raise UserError("its name says 0 repeats", where=shown(str(listing.folder)), remedy=_NAMING.format("name"))
+    note = f"{name}: no repeats in the folder's name, so each picture is used once an epoch. {_NAMING.format(name)}"
+    return [(listing, 1, listing.folder.name)], [note]
 
 
 def _parts(folder: Path) -> tuple[int, str]:
@@ -233,11 +242,11 @@ def _parts(folder: Path) -> tuple[int, str]:
     assert match is not None
     if len(match[1]) > 300 or int(match[1]) > MAX_REPEATS:
         what = f"the number before _ means repeats, and {match[1]} is over {MAX_REPEATS}"
-        raise UserError(what, where=_shown(str(folder)), remedy=_NAMING.format("name"))
+        raise UserError(what, where=shown(str(folder)), remedy=_NAMING.format("name"))
     return int(match[1]), match[2]
 
 
-def _nothing(listing: _Listing) -> UserError:
+def _nothing(listing: Listing) -> UserError:
     """No picture and no numbered folder here: say what there is instead."""
     found = []
     if listing.folders:
@@ -247,20 +256,20 @@ def _nothing(listing: _Listing) -> UserError:
     what = "no picture lies here. Found " + "; ".join(found) if found else "the folder is empty"
     remedy = "Put pictures there, or folders named <repeats>_<name>"
     if any(_has_pictures(folder) for folder in listing.folders):
-        remedy = _NAMING.format(_shown(next(folder.name for folder in listing.folders if _has_pictures(folder))))
-    return UserError(what, where=_shown(str(listing.folder)), remedy=remedy)
+        remedy = _NAMING.format(shown(next(folder.name for folder in listing.folders if _has_pictures(folder))))
+    return UserError(what, where=shown(str(listing.folder)), remedy=remedy)
 
 
 def _has_pictures(folder: Path) -> bool:
     try:
-        return bool(_list(folder).pictures)
+        return bool(list_folder(folder).pictures)
     except UserError:
         return False
 
 
 def _has_entries(folder: Path) -> bool:
     try:
-        listing = _list(folder)
+        listing = list_folder(folder)
     except UserError:
         return False
     return bool(listing.folders or listing.pictures)
@@ -269,16 +278,16 @@ def _has_entries(folder: Path) -> bool:
 # What is in a folder
 
 
-def _left_out(listing: _Listing) -> list[str]:
+def _left_out(listing: Listing) -> list[str]:
     """Warnings about files that are no candidates at all."""
-    shown = _shown(listing.folder.name)
+    name = shown(listing.folder.name)
     warnings = []
     if listing.unread:
-        warnings.append(f"{shown}: left out, since only PNG, JPEG and the like are read: {_names(listing.unread)}")
+        warnings.append(f"{name}: left out, since only PNG, JPEG and the like are read: {_names(listing.unread)}")
     if listing.irregular:
-        warnings.append(f"{shown}: left out, since not regular files: {_names(listing.irregular)}")
+        warnings.append(f"{name}: left out, since not regular files: {_names(listing.irregular)}")
     if deeper := [folder.name for folder in listing.folders if _has_pictures(folder)]:
-        warnings.append(f"{shown}: pictures in folders inside it aren't used: {_names(deeper)}")
+        warnings.append(f"{name}: pictures in folders inside it aren't used: {_names(deeper)}")
     return warnings
 
 
@@ -306,40 +315,41 @@ def _inspect(path: Path) -> _Inspected:
         return error
 
 
-def _pictures(source: _Source, results: dict[Path, _Inspected], extension: str) -> tuple[list[Picture], list[str]]:
+def _pictures(source: Source, results: dict[Path, _Inspected]) -> tuple[list[Picture], list[str]]:
     """The sound pictures of a folder with their captions, and one warning for each kind of trouble."""
     troubles: dict[str, list[str]] = {}
     pictures: list[Picture] = []
     for path, result in results.items():
         if isinstance(result, UserError):
-            troubles.setdefault("left out", []).append(f"{_shown(path.name)} ({result.what})")
+            troubles.setdefault("left out", []).append(f"{shown(path.name)} ({result.what})")
             continue
         width, height, note = result
-        caption, notes = _caption(source, path, extension)
+        caption, notes = _caption(source, path)
         pictures.append(Picture(path, caption, width, height))
         for trouble in filter(None, (note, *notes)):
-            troubles.setdefault(trouble, []).append(_shown(path.name))
-    shown = _shown(source.listing.folder.name)
+            troubles.setdefault(trouble, []).append(shown(path.name))
+    name = shown(source.listing.folder.name)
     return pictures, [
-        f"{shown}: {trouble}: {_count(names, len(results))}{_listed(names, 20 if trouble == 'left out' else 5)}"
+        f"{name}: {trouble}: {_count(names, len(results))}{listed(names, 20 if trouble == 'left out' else 5)}"
         for trouble, names in troubles.items()
     ]
 
 
-def _caption(source: _Source, picture: Path, extension: str) -> tuple[str, list[str]]:
-    """(caption, notes). Without a file the words of the folder's name serve, as in kohya."""
-    fallback = f'the folder\'s name, "{_shown(source.name)}", serves'
-    file = _caption_file(source.listing, picture, extension)
+def _caption(source: Source, picture: Path) -> tuple[str, list[str]]:
+    """(caption, notes). Without a file the concept's name serves, as in kohya."""
+    words, silent = source.concept.name, source.concept.is_reg
+    serves = f'the folder\'s name, "{shown(words)}", serves' if words else "it stays empty"
+    file = _caption_file(source.listing, picture, source.extension)
     if file is None:
-        return source.name, [f"no {extension} caption, {fallback}"]
+        return words, [] if silent and words else [f"no {source.extension} caption, {serves}"]
     try:
-        caption, note = captions.read(file)
+        caption, note = captions.read(file, source.concept.captions.wildcard)
     except UserError as error:
-        return source.name, [f"the caption can't be used: {error.what}, {fallback}"]
+        return words, [f"the caption can't be used: {error.what}, {serves}"]
     return caption, [note, "" if caption else "empty caption"]
 
 
-def _caption_file(listing: _Listing, picture: Path, extension: str) -> Path | None:
+def _caption_file(listing: Listing, picture: Path, extension: str) -> Path | None:
     """The caption's file; kohya also looks for the picture's name without its last four parts between _."""
     parts = picture.stem.split("_")
     stems = [picture.stem, "_".join(parts[:-4])] if len(parts) > 4 else [picture.stem]
@@ -353,17 +363,17 @@ def _nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A file's name as it can be printed and sent: line ends and undecodable bytes as escapes."""
     printable = "".join(c if ord(c) >= 32 and c != "\x7f" else ascii(c)[1:-1] for c in name)
     return printable.encode("utf-8", "backslashreplace").decode()
 
 
 def _names(names: Iterable[str]) -> str:
-    return _listed([_shown(name) for name in names], 5)
+    return listed([shown(name) for name in names], 5)
 
 
-def _listed(names: list[str], limit: int) -> str:
+def listed(names: list[str], limit: int) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
 

@@ -15,12 +15,11 @@ from typing import Any
 from .. import settings as settings_module
 from ..blocks.bake import bake
 from ..blocks.presets import BUILTIN
-from ..chart import loss_chart
 from ..errors import UserError
 from ..files import write_text
 from ..host.standalone import StandaloneHost
 from ..jobs.manager import Manager
-from ..jobs.record import epoch_ends
+from ..jobs.record import chart
 from ..paths import ASSETS, MINI_CHECKPOINT
 
 CONFIG, GRID, PICTURES = ASSETS / "demo" / "config.toml", ASSETS / "demo" / "grid.json", ASSETS / "demo" / "image"
@@ -66,10 +65,10 @@ def run(out: Path, watch: Watcher) -> DemoResult:
     baked = out / f"{name}-baked.safetensors"
     bake(BAKE.format(name=name), loras, BUILTIN, baked)
     folder = manager.folder(job) or out
-    chart = folder / "loss.svg"
-    write_text(chart, loss_chart([(step, loss) for step, loss in status["losses"]], epoch_ends(status)))
+    picture = folder / "loss.svg"
+    write_text(picture, chart(status))
     epochs = tuple(Path(file) for file in status["files"])
-    return DemoResult(epochs, Path(status["grid"]["path"]), baked, chart, time.monotonic() - began)
+    return DemoResult(epochs, Path(status["grid"]["path"]), baked, picture, time.monotonic() - began)
 
 
 def _statuses(manager: Manager) -> Iterator[dict[str, Any]]:

@@ -26,14 +26,17 @@ from ..paths import ROOT
 
 PACKAGES = ROOT / "packages"
 LOCKS = ROOT / "requirements"
-ENGINE = ("diffusers", "peft", "transformers", "accelerate", "safetensors", "tokenizers", "huggingface-hub")
+ENGINE = (
+    *("diffusers", "peft", "transformers", "accelerate", "safetensors", "tokenizers", "huggingface-hub"),
+    *("dadaptation", "lion-pytorch", "prodigyopt", "schedulefree", "tensorboardx", "ftfy"),
+)
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 13)
 OLDEST_TORCH, NEW_TORCH = (2, 1), (2, 6)
 
-_SPACE_NEEDED = 700 * 2**20
+_SPACE_NEEDED = 1000 * 2**20
 _PROBE_SECONDS = 300
 _ABANDONED_AFTER = 24 * 3600
-_PROBED = "probed.txt"
+_PROBED, _LOCKED = "probed.txt", "locked.txt"
 
 _PIP = ("install", "--disable-pip-version-check", "--no-input")
 _TO_FOLDER = ("--no-deps", "--require-hashes", "--only-binary=:all:", "--upgrade", "--progress-bar=off")
@@ -97,9 +100,11 @@ def status() -> Status:
     except UserError as error:
         return Status(False, [] if _version("torch") else ["torch"], None, str(error))
     missing, folder = _missing(), _folder(lock)
-    candidates = [place for place, there in ((None, not missing), (folder, folder.is_dir())) if there]
+    current = folder.is_dir() and _read(folder / _LOCKED) == _digest(lock)
+    candidates = [place for place, there in ((None, not missing), (folder, current)) if there]
     if not candidates:
-        return Status(False, missing, folder, "The training packages are not installed yet")
+        what = "are those of an older version" if folder.is_dir() else "are not installed yet"
+        return Status(False, missing, folder, f"The training packages {what}")
     problems = [_problem(candidate, lock) for candidate in candidates]
     if "" in problems:
         return Status(True, [], candidates[problems.index("")])
@@ -122,6 +127,7 @@ def install(progress: Callable[[str], None]) -> None:
         if problem:
             raise UserError(f"the training packages don't work here: {problem}", remedy="Please report this")
         write_text(temporary / _PROBED, _fingerprint(lock, temporary))
+        write_text(temporary / _LOCKED, _digest(lock))
         _swap(temporary, folder)
     except PermissionError as error:
         raise UserError(
@@ -228,6 +234,18 @@ def _environment(folder: Path | None) -> dict[str, str]:
         "USE_TORCH": "1",
     }
     return clean_environment() | ours
+
+
+def _digest(lock: Path) -> str:
+    """Tells one version of the lock file from another."""
+    return hashlib.sha256(lock.read_bytes()).hexdigest()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def _fingerprint(lock: Path, folder: Path | None) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..chart import loss_chart
 from ..events import Event
 from ..files import write_text
 
@@ -29,7 +30,11 @@ class GridRecord:
 
 @dataclass
 class Record:
-    """One job. state: starting, training, grid, done, stopped, failed; from disk also interrupted. Times in seconds."""
+    """One job. state: starting, training, grid, done, stopped, failed; from disk also interrupted. Times in seconds.
+
+    validation: {step, train, held_out} after each epoch; band: first and last candidate epoch; resume: the newest state
+    to go on from; estimate: what the start reckoned with, seconds_per_step and memory (bytes) what it took.
+    """
 
     id: str
     name: str
@@ -46,7 +51,16 @@ class Record:
     seconds: float = 0.0
     began: float = field(default_factory=time.time)
     output_dir: str = ""
+    steps_per_epoch: int = 0
     losses: list[tuple[int, float]] = field(default_factory=list)
+    validation: list[dict[str, Any]] = field(default_factory=list)
+    band: list[int] | None = None
+    previews: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+    resume: str = ""
+    estimate: dict[str, Any] | None = None
+    seconds_per_step: float = 0.0
+    memory: int = 0
     files: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     error: str | None = None
@@ -62,10 +76,11 @@ class Record:
         self.stage = e["text"]
 
     def _on_cache(self, e: Event) -> None:
-        self.stage = f"caching latents, {e['done']} of {e['total']}"
+        self.stage = f"encoding {e['what']}, {e['done']} of {e['total']}"
 
     def _on_start(self, e: Event) -> None:
         self.total, self.epochs, self.stage = e["steps"], e["epochs"], "training"
+        self.steps_per_epoch, self.estimate = e["steps_per_epoch"], e.get("estimate")
 
     def _on_progress(self, e: Event) -> None:
         self.step, self.epoch, self.eta = e["step"], e["epoch"], e.get("eta")
@@ -75,6 +90,25 @@ class Record:
 
     def _on_saved(self, e: Event) -> None:
         self.files.append(e["path"])
+
+    def _on_state(self, e: Event) -> None:
+        self.resume = e["path"]
+
+    def _on_validation(self, e: Event) -> None:
+        if not e["within"]:
+            self.validation.append(
+                {"step": e["step"], "train": _finite(e["train"]), "held_out": _finite(e["held_out"])}
+            )
+            self.band = e["band"]
+
+    def _on_preview(self, e: Event) -> None:
+        self.previews += e["paths"]
+
+    def _on_advice(self, e: Event) -> None:
+        self.advice = list(e["lines"])
+
+    def _on_measured(self, e: Event) -> None:
+        self.seconds_per_step, self.memory = e["seconds_per_step"], e["memory"]
 
     def _on_warning(self, e: Event) -> None:
         self.warnings.append(e["text"])
@@ -90,7 +124,7 @@ class Record:
         """As JSON knows it; of the losses every n-th and the last, 500 at most."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         copies = {
-            "files": list(self.files),
+            **{name: list(getattr(self, name)) for name in ("files", "validation", "previews", "advice")},
             "warnings": list(self.warnings),
             "grid": asdict(self.grid) if self.grid else None,
         }
@@ -127,8 +161,18 @@ def thinned(points: list[tuple[int, float]], most: int) -> list[tuple[int, float
 
 def epoch_ends(record: dict[str, Any]) -> list[int]:
     """The last steps of the epochs that have ended."""
-    if not record["epochs"] or not record["total"]:
+    each = record["steps_per_epoch"]
+    if not each:
         return []
-    each = record["total"] / record["epochs"]
-    ends = (round(each * number) for number in range(1, record["epochs"] + 1))
+    ends = (min(each * number, record["total"]) for number in range(1, record["epochs"] + 1))
     return [end for end in ends if end <= record["step"]]
+
+
+def chart(record: dict[str, Any]) -> str:
+    """The record's losses, measured curves and candidate band as SVG."""
+    curves: dict[str, list[tuple[int, float]]] = {
+        name: [(m["step"], m[name]) for m in record["validation"] if m[name] is not None]
+        for name in ("train", "held_out")
+    }
+    band = tuple(record["band"]) if record["band"] else None
+    return loss_chart([(step, loss) for step, loss in record["losses"]], epoch_ends(record), **curves, band=band)

@@ -11,11 +11,15 @@ from ..errors import UserError, UserErrors, raise_all
 from ..files import check_output_name
 from ..grid.plan import DEFAULT_WEIGHTS, Grid
 from ..host.base import Host
-from ..settings import TrainSettings
+from ..settings import OPTIMIZERS, TrainSettings
 
 _RANGES = {"steps": (1, 150), "width": (64, 2048), "height": (64, 2048), "seed": (0, 2**32 - 1), "clip_skip": (1, 12)}
 _WORDS = ("prompt", "negative_prompt", "sampler")
 _MOST_WEIGHTS = 50
+_PATHS = (
+    *("pretrained_model_name_or_path", "vae", "train_data_dir", "reg_data_dir", "dataset_config", "output_dir"),
+    *("network_weights", "resume", "validation_data_dir", "conditioning_data_dir", "logging_dir"),
+)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def check(host: Host, values: dict[str, Any], grid: dict[str, Any] | None) -> Re
     except UserError as error:
         errors.append(error)
     try:
-        plan = None if grid is None or grid.get("enabled") is False else _grid(grid, values)
+        plan = None if grid is None or grid.get("enabled") is False else _grid(grid, settings)
     except UserError as error:
         errors.append(error)
     raise_all([single for error in errors for single in (error.errors if isinstance(error, UserErrors) else [error])])
@@ -83,9 +87,9 @@ def _fill_in(host: Host, values: dict[str, Any]) -> str:
 
 def _absolute(settings: TrainSettings) -> TrainSettings:
     """The child has another working folder: every path becomes absolute."""
-    names = ("pretrained_model_name_or_path", "train_data_dir", "output_dir")
-    given = {name: getattr(settings, name) for name in names if getattr(settings, name)}
+    given = {name: getattr(settings, name) for name in _PATHS if getattr(settings, name)}
     absolute: dict[str, Any] = {name: str(Path(path).expanduser().absolute()) for name, path in given.items()}
+    absolute["base_weights"] = [str(Path(path).expanduser().absolute()) for path in settings.base_weights]
     return replace(settings, **absolute)
 
 
@@ -123,8 +127,14 @@ def _outside(host: Host, settings: TrainSettings) -> list[UserError]:
         return []
     problems = []
     remedy = "This WebUI is open to others: see --enable-insecure-extension-access"
-    if not _within(Path(settings.output_dir), host.lora_dir()):
-        problems.append(UserError("lies outside the LoRA folder", where="output_dir", remedy=remedy))
+    for name in ("output_dir", "logging_dir", "resume", "network_weights"):
+        path = getattr(settings, name)
+        if path and not _within(Path(path), host.lora_dir()):
+            problems.append(UserError("lies outside the LoRA folder", where=name, remedy=remedy))
+    if settings.optimizer_type not in OPTIMIZERS:
+        problems.append(UserError("is code of its own", where="optimizer_type", remedy=remedy))
+    if settings.lr_scheduler_type:
+        problems.append(UserError("is code of its own", where="lr_scheduler_type", remedy=remedy))
     known = {checkpoint.path.absolute() for checkpoint in host.checkpoints()}
     if Path(settings.pretrained_model_name_or_path) not in known:
         problems.append(
@@ -137,7 +147,7 @@ def _within(path: Path, folder: Path) -> bool:
     return path.resolve().is_relative_to(folder.resolve())
 
 
-def _grid(values: dict[str, Any], training: dict[str, Any]) -> Grid:
+def _grid(values: dict[str, Any], training: TrainSettings | None) -> Grid:
     """A grid without LoRA files from the tab's fields; what isn't given is as in training. Raises UserErrors."""
     known = {*_RANGES, *_WORDS, "weights", "cfg_scale", "enabled", "loras"}
     errors = [UserError("is not a field of a grid", where=f"grid.{name}") for name in values if name not in known]
@@ -150,9 +160,8 @@ def _grid(values: dict[str, Any], training: dict[str, Any]) -> Grid:
         except (ValueError, TypeError):
             errors.append(UserError(f"{value!r} is not possible", where=f"grid.{name}", remedy=_remedy(name)))
     raise_all(errors)
-    side = training.get("resolution")
-    if isinstance(side, int) and side % 8 == 0 and 64 <= side <= 2048:
-        checked = {"width": side, "height": side, **checked}
+    if training and max(training.resolution) <= _RANGES["width"][1]:
+        checked = {"width": training.resolution[0], "height": training.resolution[1], **checked}
     return Grid(**{"loras": (), "prompt": "", **checked})
 
 

@@ -13,7 +13,7 @@ __all__ = ["MAX_LENGTH", "load_tokenizer"]
 
 
 def load_tokenizer() -> CLIPTokenizer:
-    """The tokenizer of Stable Diffusion 1.x: 49408 tokens, padded with <|endoftext|>."""
+    """The tokenizer of every family: 49408 tokens, padded with <|endoftext|>; text.tokenize pads for OpenCLIP."""
     with TemporaryDirectory() as folder:
         write_files(Path(folder))
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)

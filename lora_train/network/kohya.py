@@ -78,7 +78,8 @@ def read_lora(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def write_lora(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str], dtype: torch.dtype) -> None:
     """Write every tensor, alpha too, as `dtype`; add sshs_model_hash and sshs_legacy_hash to the metadata.
 
-    The same state and metadata give the same bytes. The file is read back before it takes its name.
+    dora_scale stays float32. The same state and metadata give the same bytes. The file is read back before it takes
+    its name.
     Raises UserError: nothing to save, NaN or Inf, too large for `dtype`, disk full.
     """
     path = Path(path)
@@ -143,7 +144,7 @@ def _check_finite(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype) -
     bad = [name for name, tensor in state.items() if not _is_finite(tensor)]
     if bad:
         raise _not_finite(bad, path)
-    large = [name for name, tensor in state.items() if not _is_finite(tensor.to(dtype))]
+    large = [name for name, tensor in state.items() if not _is_finite(tensor.to(_stored(name, dtype)))]
     if large:
         raise _too_large(large, path, dtype)
 
@@ -173,10 +174,20 @@ def _entries(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> dict[str
     if dtype not in _DTYPE_NAMES:
         raise ValueError(f"LoRAs are saved as one of {list(_DTYPE_NAMES)}, not {dtype}")
     entries, end = {}, 0
-    for name, shape in shapes.items():
-        begin, end = end, end + torch.Size(shape).numel() * torch.empty(0, dtype=dtype).element_size()
-        entries[name] = {"dtype": _DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    for name, shape in sorted(shapes.items(), key=lambda item: -_stored(item[0], dtype).itemsize):  # aligned
+        kind = _stored(name, dtype)
+        begin, end = end, end + torch.Size(shape).numel() * kind.itemsize
+        entries[name] = {"dtype": _DTYPE_NAMES[kind], "shape": list(shape), "data_offsets": [begin, end]}
     return entries
+
+
+def _stored(name: str, dtype: torch.dtype) -> torch.dtype:
+    """What a tensor is saved as.
+
+    DoRA's magnitudes are as large as the weights: rounded to 16 bits they would change every weight by about as much
+    as was trained.
+    """
+    return torch.float32 if name.endswith(".dora_scale") else dtype
 
 
 def _header_bytes(entries: Mapping[str, object], metadata: Mapping[str, str]) -> bytes:
@@ -191,7 +202,7 @@ def _write_tensors(handle: BinaryIO, state: Mapping[str, Tensor], names: list[st
     """Write the tensors one after another; returns the sha256 of what was written."""
     digest = sha256()
     for name in names:
-        data = cast_finite(name, state[name], dtype).reshape(-1).view(torch.uint8).numpy().data
+        data = cast_finite(name, state[name], _stored(name, dtype)).reshape(-1).view(torch.uint8).numpy().data
         handle.write(data)
         digest.update(data)
     return digest.hexdigest()
@@ -221,6 +232,6 @@ def _digest(handle: BinaryIO) -> str:
 
 def _verify(temporary: Path, path: Path, names: list[str], hashed: str) -> None:
     with safe_open(temporary, framework="pt", device="cpu") as handle:
-        same_names = sorted(handle.keys()) == names
+        same_names = sorted(handle.keys()) == sorted(names)
     if not same_names or model_hash(temporary) != hashed:
         raise UserError("what was written can't be read back", where=path, remedy="Check the disk, or save elsewhere")

@@ -1,231 +1,269 @@
-"""LoRA (Hu et al. 2021) on the modules that kohya's networks.lora takes, through peft: y = W x + (alpha / r) B A x."""
+"""The adapters of one LoRA on a model, on the layers that kohya's networks.lora takes."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from ..errors import UserError
 from ..model.load import StableDiffusion
+from ..settings import TrainSettings
+from .groups import param_groups
+from .layers import Adapter, inject
+from .names import Target, is_xl, roots, targets, xl_key
+from .spec import Drops, LoraSpec, Size, sizes_in, spec_of
+from .weights import WeightAdapter, is_loha, is_lokr, new_loha, new_lokr
 
-_ADAPTER = "default"
-_ATTENTION = {"Transformer2DModel"}
-_CONVOLUTION = {"ResnetBlock2D", "Downsample2D", "Upsample2D"}
+__all__ = ["LoraNetwork", "LoraSpec", "Size", "merge_into", "spec_of"]
 
-
-@dataclass(frozen=True)
-class Size:
-    """Rank r and alpha of one module."""
-
-    rank: int
-    alpha: float
-
-
-@dataclass(frozen=True)
-class LoraSpec:
-    """What a new network has. conv: the size on 3x3 convolutions (LoCon); None: no convolutional blocks."""
-
-    size: Size
-    conv: Size | None = None
-    unet: bool = True
-    text_encoder: bool = True
-
-
-def unet_targets(unet: nn.Module, conv: bool = False) -> Iterator[tuple[str, nn.Module]]:
-    """(name, layer) of every UNet layer that gets a LoRA: 192 in SD1.5, 278 with the convolutional blocks."""
-    kinds = _ATTENTION | (_CONVOLUTION if conv else set())
-    seen = set()
-    for name, module in unet.named_modules():
-        if type(module).__name__ in kinds:
-            for child, layer in module.named_modules():
-                full = f"{name}.{child}"
-                if isinstance(layer, (nn.Linear, nn.Conv2d)) and full not in seen:
-                    seen.add(full)
-                    yield full, layer
-
-
-def text_encoder_targets(text_encoder: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(name, layer) of every text encoder layer that gets a LoRA: 72 in SD1.5."""
-    for name, layer in text_encoder.named_modules():
-        if isinstance(layer, nn.Linear) and (".self_attn." in name or ".mlp." in name):
-            yield name, layer
-
-
-def kohya_name(part: str, name: str) -> str:
-    """The module's name in a kohya file. part: 'unet' or 'te'."""
-    if part == "te" and not name.startswith("text_model."):
-        name = f"text_model.{name}"
-    return f"lora_{part}_{name.replace('.', '_')}"
-
-
-def _sizes_of(spec: LoraSpec, part: str, targets: Iterator[tuple[str, nn.Module]]) -> dict[str, Size]:
-    """Size for each target's name. In LoCon, 3x3 convolutions have the conv size and everything else the plain one."""
-    sizes = {}
-    for name, layer in targets:
-        large = isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1)
-        sizes[name] = spec.conv if large and spec.conv else spec.size
-    return sizes
+State = dict[str, Tensor]
+_LORA = {"lora_down.weight", "lora_up.weight"}
+_DORA = {*_LORA, "dora_scale"}
+_KINDS = "Use a LoRA, LoCon, LoHa, LoKr or DoRA in kohya's or LyCORIS' format"
 
 
 class LoraNetwork:
-    """The adapters of one LoRA on a model. `layers` maps kohya's module name to peft's layer."""
+    """Trainable layers in the place of the model's own. layers: kohya's module name -> layer, text encoders first."""
 
-    def __init__(self, model: StableDiffusion, sizes: dict[str, dict[str, Size]]) -> None:
-        """sizes: {'unet': {module name: Size}, 'te': {…}}."""
-        self._roots: dict[str, nn.Module] = {"te": model.text_encoder, "unet": model.unet}
-        self.layers: dict[str, LoraLayer] = {}
-        self.sizes: dict[str, Size] = {}
-        self._weights = {"te": 1.0, "unet": 1.0}
-        for part in ("te", "unet"):
-            if sizes.get(part):
-                self._attach(part, sizes[part])
+    def __init__(self, model: StableDiffusion, drops: Drops | None = None) -> None:
+        self._roots, self._drops = roots(model), drops
+        self._targets: dict[str, Target] = {}
+        self.layers: dict[str, Adapter | WeightAdapter] = {}
+        self.is_xl = is_xl(model)
 
     @classmethod
     def create(cls, model: StableDiffusion, spec: LoraSpec, seed: int = 0) -> LoraNetwork:
-        """New adapters that change nothing yet: A is Kaiming-uniform from `seed`, B is zero."""
-        sizes = {
-            "te": _sizes_of(spec, "te", text_encoder_targets(model.text_encoder)) if spec.text_encoder else {},
-            "unet": _sizes_of(spec, "unet", unet_targets(model.unet, spec.conv is not None)) if spec.unet else {},
-        }
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return cls(model, sizes)
+        """New adapters that change nothing yet, with initial weights from `seed`, in training mode."""
+        network = cls(model, spec.drops)
+        found = [(target, spec.size_of(target)) for target in targets(model, spec.has_conv)]
+        chosen = {target: size for target, size in found if size}
+        if not chosen:
+            raise UserError("no layer is left to train", where="block_dims", remedy="Give a block a rank above 0")
+        generator = torch.Generator().manual_seed(seed)
+        if spec.form == "lora":
+            network._inject(chosen, generator)
+            for layer in network.layers.values():
+                if spec.dora and isinstance(layer, Adapter):
+                    layer.decompose()
+        else:
+            for target, size in chosen.items():
+                if spec.form == "loha":
+                    network._place(target, new_loha(target.layer, size, generator))
+                else:
+                    network._place(target, new_lokr(target.layer, size, generator, spec.factor))
+        network.train(True)
+        return network
 
     @classmethod
-    def from_state(cls, model: StableDiffusion, state: dict[str, Tensor]) -> LoraNetwork:
-        """Adapters with the ranks, alphas and weights of a kohya file; raises UserError if it doesn't fit the model."""
-        names = {
-            "te": {kohya_name("te", name): name for name, _ in text_encoder_targets(model.text_encoder)},
-            "unet": {kohya_name("unet", name): name for name, _ in unet_targets(model.unet, conv=True)},
-        }
-        wanted = {key.partition(".")[0] for key in state}
-        unknown = wanted - names["te"].keys() - names["unet"].keys()
+    def from_state(cls, model: StableDiffusion, state: Mapping[str, Tensor]) -> LoraNetwork:
+        """Adapters with the forms, ranks, alphas and weights of a file. Raises UserError if it doesn't fit the model"""
+        network = cls(model)
+        state = network._named(state)
+        known = {target.key: target for target in targets(model, conv=True)}
+        modules = _by_module(state)
+        unknown = sorted(modules.keys() - known.keys())
         if unknown:
             raise UserError(
-                f"{len(unknown)} of {len(wanted)} modules are not in this checkpoint, {sorted(unknown)[0]} for one",
-                remedy="Use a LoRA that was trained for Stable Diffusion 1.5",
+                f"{len(unknown)} of {len(modules)} modules are not in this checkpoint, {unknown[0]} for one",
+                remedy=f"Use a LoRA that was trained for {model.family.value}",
             )
-        sizes = {
-            part: {name: _size_in(state, key) for key, name in known.items() if key in wanted}
-            for part, known in names.items()
-        }
-        network = cls(model, sizes)
+        sizes = sizes_in(state)
+        loras = {}
         try:
+            for key, target in known.items():
+                tensors = modules.get(key, {})
+                if tensors.keys() == _LORA or tensors.keys() == _DORA:
+                    loras[target] = sizes[key]
+                elif is_loha(set(tensors)) or is_lokr(set(tensors)):
+                    network._place(target, _fitting(target, tensors, sizes[key]))
+                elif tensors:
+                    raise UserError(f"{key} holds {', '.join(sorted(tensors))}", remedy=_KINDS)
+            network._inject(loras, torch.Generator())
+            for target in loras:
+                layer = network.layers[target.key]
+                if "dora_scale" in modules[target.key] and isinstance(layer, Adapter):
+                    layer.decompose()
             network.load(state)
         except UserError:
             network.remove()
             raise
+        for weight in network.parameters():
+            weight.requires_grad_(True)
         return network
 
-    def _attach(self, part: str, sizes: dict[str, Size]) -> None:
-        """Let peft wrap the named layers. The commonest size is the default, the others are patterns."""
-        root = self._roots[part]
-        common = Counter(sizes.values()).most_common(1)[0][0]
-        other = {name: size for name, size in sizes.items() if size != common}
-        config = LoraConfig(
-            r=common.rank,
-            lora_alpha=common.alpha,
-            target_modules=list(sizes),
-            rank_pattern={name: size.rank for name, size in other.items()},
-            alpha_pattern={name: size.alpha for name, size in other.items()},
-            lora_dropout=0.0,
-            bias="none",
-        )
-        inject_adapter_in_model(config, root, adapter_name=_ADAPTER)
-        for name, size in sizes.items():
-            layer = root.get_submodule(name)
-            key = kohya_name(part, name)
-            self.layers[key], self.sizes[key] = layer, size
-            for weight in _pair(layer):
-                weight.data = weight.data.float()
+    def _inject(self, sizes: Mapping[Target, Size], generator: torch.Generator) -> None:
+        """LoRA layers of peft's, a part at a time."""
+        for part, root in self._roots.items():
+            chosen = {target: size for target, size in sizes.items() if target.part == part}
+            if chosen:
+                made = inject(root, {target.name: size for target, size in chosen.items()}, generator)
+                for target in chosen:
+                    self._targets[target.key], self.layers[target.key] = target, made[target.name]
+
+    def _place(self, target: Target, layer: nn.Module) -> None:
+        """Put a layer in the place of the model's own."""
+        parent, _, child = target.name.rpartition(".")
+        setattr(self._roots[target.part].get_submodule(parent), child, layer)
+        if isinstance(layer, WeightAdapter):
+            self._targets[target.key], self.layers[target.key] = target, layer
+
+    @property
+    def sizes(self) -> dict[str, Size]:
+        """Rank and alpha by module."""
+        return {key: layer.size for key, layer in self.layers.items()}
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that have adapters, text encoders first."""
+        found = {target.part for target in self._targets.values()}
+        return tuple(part for part in self._roots if part in found)
+
+    def layers_of(self, part: str) -> dict[str, Adapter | WeightAdapter]:
+        """The layers of a part by module name."""
+        return {key: layer for key, layer in self.layers.items() if self._targets[key].part == part}
+
+    def block_of(self, key: str) -> int | None:
+        """Number of the UNet block that a module is in."""
+        return self._targets[key].block
 
     def parameters_of(self, part: str) -> list[nn.Parameter]:
-        """Trainable parameters of 'te' or 'unet', in the order of the modules."""
-        return [
-            weight for key, layer in self.layers.items() if key.startswith(f"lora_{part}_") for weight in _pair(layer)
-        ]
+        """Trainable parameters of a part, in the order of the modules."""
+        return [weight for layer in self.layers_of(part).values() for weight in layer.tensors().values()]
 
     def parameters(self) -> list[nn.Parameter]:
         """All trainable parameters."""
-        return [weight for layer in self.layers.values() for weight in _pair(layer)]
+        return [weight for _, weight in self.named_parameters()]
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(kohya's key, parameter)."""
+        """(key in a file, parameter)."""
         for key, layer in self.layers.items():
-            down, up = _pair(layer)
-            yield f"{key}.lora_down.weight", down
-            yield f"{key}.lora_up.weight", up
+            for name, weight in layer.tensors().items():
+                yield f"{key}.{name}", weight
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """kohya's keys, float32 copies on the CPU: lora_down [r, in, …], lora_up [out, r, …], alpha []."""
+    def param_groups(self, settings: TrainSettings) -> list[dict[str, Any]]:
+        """Groups for an optimizer: params, lr, name. What learns at a rate of 0 is in no group and gets no gradient."""
+        return param_groups(self, settings)
+
+    def train(self, mode: bool = True) -> None:
+        """Switch dropout on or off."""
+        for layer in self.layers.values():
+            layer.drops = (self._drops or None) if mode else None
+
+    def to(self, dtype: torch.dtype) -> None:
+        """Keep the adapters in another number type; they begin in float32."""
+        for weight in self.parameters():
+            weight.data = weight.data.to(dtype)
+
+    def state_dict(self) -> State:
+        """A file's keys, float32 copies on the CPU: lora_down [r, in, …], lora_up [out, r, …], alpha [] or alike."""
         state = {key: weight.detach().float().cpu().clone().contiguous() for key, weight in self.named_parameters()}
         alphas = {f"{key}.alpha": torch.tensor(float(size.alpha)) for key, size in self.sizes.items()}
         return dict(sorted({**state, **alphas}.items()))
 
     @torch.no_grad()
-    def load(self, state: dict[str, Tensor]) -> None:
-        """Copy weights from a kohya state; raises UserError unless it has exactly these modules, ranks and shapes."""
+    def load(self, state: Mapping[str, Tensor], partial: bool = False) -> list[str]:
+        """Copy weights and alphas from a file's state; raises UserError unless it has exactly these tensors.
+
+        partial: the modules that both have are enough. Returns the keys that only one of the two has.
+        """
+        state = self._named(state)
         mine = dict(self.named_parameters())
         weights = {key: value for key, value in state.items() if not key.endswith(".alpha")}
         different = sorted(mine.keys() ^ weights.keys())
-        if different:
-            raise UserError(
-                f"the LoRA's tensors are not those expected: {len(different)} differ, {different[0]} for one",
-                remedy="Use a plain LoRA or LoCon in kohya's format",
-            )
-        for key, value in weights.items():
-            if mine[key].shape != value.shape:
+        shared = mine.keys() & weights.keys()
+        if (different and not partial) or not shared:
+            first = f", {different[0]} for one" if different else ""
+            raise UserError(f"the LoRA's tensors are not those expected: {len(different)} differ{first}", remedy=_KINDS)
+        for key in shared:
+            if mine[key].shape != weights[key].shape:
                 raise UserError(
-                    f"{key} has the shape {list(value.shape)} where the checkpoint needs {list(mine[key].shape)}",
-                    remedy="Use a LoRA that was trained for this kind of checkpoint",
+                    f"{key} has the shape {list(weights[key].shape)} where {list(mine[key].shape)} is needed",
+                    remedy="Use a LoRA of this rank for this kind of checkpoint, or set dim_from_weights",
                 )
-            mine[key].copy_(value)
-        self.sizes = {key: _size_in(state, key) for key in self.layers}
-        self._rescale()
+        for key in shared:
+            mine[key].copy_(weights[key])
+        for key, size in sizes_in(state).items():
+            if key in self.layers:
+                self.layers[key].size = size
+        return different
 
-    def fits(self, state: dict[str, Tensor]) -> bool:
+    def fits(self, state: Mapping[str, Tensor]) -> bool:
         """Whether `load` would take this state: the same tensors in the same shapes."""
-        weights = {key: value.shape for key, value in state.items() if not key.endswith(".alpha")}
+        weights = {key: value.shape for key, value in self._named(state).items() if not key.endswith(".alpha")}
         return weights == {key: weight.shape for key, weight in self.named_parameters()}
 
     def set_weight(self, te: float, unet: float) -> None:
-        """Multiply the LoRA's effect on the text encoder and on the UNet."""
-        self._weights = {"te": te, "unet": unet}
-        self._rescale()
-
-    def _rescale(self) -> None:
+        """Multiply the LoRA's effect on the text encoders and on the UNet."""
         for key, layer in self.layers.items():
-            weight = self._weights["te" if key.startswith("lora_te_") else "unet"]
-            layer.scaling[_ADAPTER] = weight * self.sizes[key].alpha / self.sizes[key].rank
+            layer.multiplier = unet if self._targets[key].part == "unet" else te
+
+    @torch.no_grad()
+    def limit_norms(self, limit: float) -> int:
+        """Scale down each module whose change of the weights has a larger norm; returns how many were scaled.
+
+        As kohya's scale_weight_norms: every factor takes an equal share, sqrt(limit / norm) for up and down.
+        """
+        layers = list(self.layers.values())
+        norms = torch.stack([layer.norm() for layer in layers]).tolist() if layers else []
+        large = [(layer, norm) for layer, norm in zip(layers, norms, strict=True) if norm > limit]
+        for layer, norm in large:
+            factors = layer.factors()
+            for weight in factors:
+                weight.mul_((limit / norm) ** (1 / len(factors)))
+        return len(large)
 
     def remove(self) -> None:
         """Take the adapters off; the model is as it was."""
-        wrapped = set(self.layers.values())
+        for key, target in self._targets.items():
+            self._place(target, self.layers[key].get_base_layer())
         for root in self._roots.values():
-            for parent in list(root.modules()):
-                for name, child in list(parent.named_children()):
-                    if child in wrapped and parent not in wrapped:
-                        setattr(parent, name, child.get_base_layer())
             vars(root).pop("peft_config", None)
-        self.layers, self.sizes = {}, {}
+        self._targets, self.layers = {}, {}
+
+    def _named(self, state: Mapping[str, Tensor]) -> State:
+        """The state under kohya's names; SDXL's UNet has diffusers' names in some files."""
+        if not self.is_xl:
+            return dict(state)
+        named = {}
+        for key, value in state.items():
+            module, dot, tensor = key.partition(".")
+            named[xl_key(module) + dot + tensor] = value
+        return named
 
 
-def _pair(layer: nn.Module) -> tuple[nn.Parameter, nn.Parameter]:
-    """(A, B) of a peft layer: kohya's lora_down and lora_up."""
-    return layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight
+@torch.no_grad()
+def merge_into(model: StableDiffusion, state: Mapping[str, Tensor], strength: float) -> None:
+    """Add a LoRA to the checkpoint's weights for good. Raises UserError if it doesn't fit."""
+    network = LoraNetwork.from_state(model, state)
+    network.set_weight(strength, strength)
+    for layer in network.layers.values():
+        weight = layer.get_base_layer().weight
+        weight.copy_(weight.float() + layer.change())
+    network.remove()
 
 
-def _size_in(state: dict[str, Tensor], key: str) -> Size:
-    """Rank and alpha of a module in a kohya state; without an alpha it is the rank."""
-    down = state.get(f"{key}.lora_down.weight")
-    if down is None:
-        raise UserError(f"{key} has no lora_down", remedy="Use a plain LoRA or LoCon in kohya's format")
-    rank = down.shape[0]
-    alpha = state.get(f"{key}.alpha")
-    return Size(rank, float(rank if alpha is None else alpha))
+def _by_module(state: Mapping[str, Tensor]) -> dict[str, State]:
+    """Tensors by module, alphas left out."""
+    modules: dict[str, State] = defaultdict(dict)
+    for key, value in state.items():
+        module, _, name = key.partition(".")
+        if name != "alpha":
+            modules[module][name] = value
+    return modules
+
+
+def _fitting(target: Target, tensors: State, size: Size) -> WeightAdapter:
+    """A LoHa or LoKr with the tensors of a file. Raises UserError where they don't make the layer's weights."""
+    layer = WeightAdapter(target.layer, tensors, size)
+    try:
+        layer.delta()
+    except RuntimeError:
+        raise UserError(
+            f"the tensors of {target.key} don't make {list(target.layer.weight.shape)}",
+            remedy="Use a LoRA that was trained for this kind of checkpoint",
+        ) from None
+    return layer

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
+import shlex
 import stat
 import sys
 import threading
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 from .. import settings as settings_module
 from ..errors import BAD_INPUT, DONE, STOPPED, UserError
 from ..events import Event, Listener, event, json_lines
-from ..settings import TrainSettings
+from ..lean import without
+from ..settings import cli as settings_cli
 
 _PATIENCE = 120.0
 """Seconds after which a process that was told to stop is ended by force. Files appear whole or not at all."""
@@ -26,9 +28,7 @@ def add_arguments(verbs: argparse._SubParsersAction) -> None:
     train = verbs.add_parser("train", help="train a LoRA as a configuration file says")
     train.add_argument("config", type=Path, help=".toml or .json with kohya's option names")
     train.add_argument("--events", action="store_true", help="one JSON object a line on standard output")
-    for field in dataclasses.fields(TrainSettings):
-        train.add_argument(f"--{field.name}", default=argparse.SUPPRESS, metavar="VALUE", help=argparse.SUPPRESS)
-    train.epilog = "Every setting of the file can be given as an option too, such as --max_train_epochs 5."
+    settings_cli.add_arguments(train)
     train.set_defaults(run=_train)
 
     replay = verbs.add_parser("replay", help="run the training step on recorded draws")
@@ -52,14 +52,16 @@ def _replay(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     emit: Listener = json_lines() if args.events else Bar()
+    if rank := int(os.environ.get("RANK", "0")):  # one of several processes, and not the one that speaks
+        emit = _errors_only(rank)
     try:
-        values = settings_module.read_config(args.config)
-        given = {f.name: getattr(args, f.name) for f in dataclasses.fields(TrainSettings) if hasattr(args, f.name)}
-        settings, notes = settings_module.from_dict({**values, **given})
+        settings, notes = settings_cli.given(args, args.config)
         for note in notes:
             emit(event("warning", text=note))
         stop = StopSignal()
-        from .run import run
+        with without("bitsandbytes"):  # diffusers would load it, and torch's compiler with it: more than a second
+            from .processes import lost
+            from .run import run
 
         outcome = run(settings, emit, stop.is_set)
     except UserError as error:
@@ -69,6 +71,9 @@ def _train(args: argparse.Namespace) -> int:
         emit(event("error", text="out of memory. Choose a smaller resolution, batch or network_dim"))
         return BAD_INPUT
     except Exception as error:  # noqa: BLE001 (the outermost edge: whoever listens must hear of it)
+        if (gone := lost(error)) is not None:
+            emit(event("error", text=str(gone)))
+            return 1
         if not _out_of_gpu_memory(error):
             traceback.print_exc()
             emit(event("error", text=f"unexpected: {type(error).__name__}: {error}. Please report it with the log"))
@@ -78,22 +83,35 @@ def _train(args: argparse.Namespace) -> int:
     return STOPPED if outcome.stopped else DONE
 
 
+def _errors_only(rank: int) -> Listener:
+    def tell(e: Event) -> None:
+        if e["event"] == "error":
+            print(f"process {rank}: {e['text']}", file=sys.stderr)
+
+    return tell
+
+
 def _out_of_gpu_memory(error: Exception) -> bool:
     return type(error).__name__ == "OutOfMemoryError"
 
 
 class StopSignal:
-    """Set once the standard input closes, where it is a pipe: whoever started us is gone or wants us to end."""
+    """Set once the standard input closes, where it is a pipe: whoever started us is gone or wants us to end.
+
+    SIGTERM and Ctrl-C set it too; a second one ends the process at once.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        from .processes import signalled
+
+        self._event, self._signalled = threading.Event(), signalled()
         if _is_pipe():
             self._descriptor = sys.stdin.fileno()
             threading.Thread(target=self._watch, name="stdin", daemon=True).start()
 
     def is_set(self) -> bool:
         """Whether to stop after the present step."""
-        return self._event.is_set()
+        return self._event.is_set() or self._signalled()
 
     def _watch(self) -> None:
         while os.read(self._descriptor, 4096):  # not through sys.stdin: its lock would abort Python's own end
@@ -119,6 +137,7 @@ class Bar:
 
         self._tqdm = tqdm
         self._bar: tqdm | None = None
+        self._estimate: dict[str, Any] = {}
 
     def __call__(self, e: Event) -> None:
         handler = getattr(self, f"_on_{e['event']}", None)
@@ -132,14 +151,17 @@ class Bar:
         self._say(e["text"])
 
     def _on_cache(self, e: Event) -> None:
-        self._advance(e["done"], e["total"], "latents")
+        self._advance(e["done"], e["total"], e["what"])
         if e["done"] == e["total"]:
-            self._close()
+            self.close()
 
     def _on_start(self, e: Event) -> None:
+        self._estimate = e["estimate"]
+        held_out = f" ({e['held_out']} more held out)" if e["held_out"] else ""
+        resumed = f", {e['done']} of them done" if e["done"] else ""
         self._say(
-            f"{e['pictures']} pictures, {e['steps_per_epoch']} steps an epoch, {e['epochs']} epochs, "
-            f"{e['steps']} steps in all"
+            f"{e['pictures']} pictures{held_out}, {e['steps_per_epoch']} steps an epoch, {e['epochs']} epochs, "
+            f"{e['steps']} steps in all{resumed}"
         )
 
     def _on_progress(self, e: Event) -> None:
@@ -148,19 +170,43 @@ class Bar:
     def _on_saved(self, e: Event) -> None:
         self._say(f"saved {e['path']}")
 
+    def _on_state(self, e: Event) -> None:
+        self._say(f"saved {e['path']}; to go on from it: --resume {shlex.quote(e['path'])}")
+
+    def _on_validation(self, e: Event) -> None:
+        held_out = "" if e["held_out"] is None else f", held out {e['held_out']:.4f}"
+        band = f"; candidates so far: epochs {e['band'][0]} to {e['band'][1]}" if e["band"] else ""
+        self._say(f"validation after step {e['step']}: training pictures {e['train']:.4f}{held_out}{band}")
+
+    def _on_preview(self, e: Event) -> None:
+        for path in e["paths"]:
+            self._say(f"preview {path}")
+
+    def _on_measured(self, e: Event) -> None:
+        low, high = self._estimate["seconds_per_step"]
+        least, most = (size / 2**30 for size in self._estimate["memory"])
+        self._say(
+            f"a step took {e['seconds_per_step']:.3g} s (estimated {low:.3g} to {high:.3g}); "
+            f"memory at most {e['memory'] / 2**30:.2f} GiB (estimated {least:.2f} to {most:.2f})"
+        )
+
+    def _on_advice(self, e: Event) -> None:
+        for line in e["lines"]:
+            self._say(line)
+
     def _on_warning(self, e: Event) -> None:
         self._say(f"warning: {e['text']}")
 
     def _on_error(self, e: Event) -> None:
-        self._close()
+        self.close()
         self._say(f"error: {e['text']}")
 
     def _on_stopped(self, e: Event) -> None:
-        self._close()
+        self.close()
         self._say(f"stopped after {e['steps']} steps; files saved so far: {e['path'] or 'none'}")
 
     def _on_done(self, e: Event) -> None:
-        self._close()
+        self.close()
         self._say(f"done in {e['seconds']:.0f} s: {e['path']}")
 
     def _advance(self, done: int, total: int, text: str, more: str = "") -> None:
@@ -169,7 +215,8 @@ class Bar:
         bar.set_postfix_str(more, refresh=False)
         bar.update(done - bar.n)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the bar's line."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

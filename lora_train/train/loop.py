@@ -6,16 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..dataset.folders import Dataset
-from ..events import Listener, event
-from ..model.load import StableDiffusion
-from ..network.kohya import PRECISIONS, write_lora
-from ..network.lora import LoraNetwork
 from ..settings import TrainSettings
-from . import noise
-from .data import TrainingData, length
-from .metadata import Metadata
-from .progress import Progress
+from .data import TrainingData
+from .metadata import Counts
+from .position import Position, due
+from .report import Report
+from .save import Saver
 from .step import Step
 
 
@@ -29,39 +25,43 @@ class Outcome:
 
 
 def train(
-    model: StableDiffusion,
-    network: LoraNetwork,
-    dataset: Dataset,
+    step: Step,
     data: TrainingData,
+    counts: Counts,
+    saver: Saver,
+    report: Report,
     settings: TrainSettings,
-    emit: Listener,
+    at: Position,
     stop: Callable[[], bool],
+    agree: Callable[[bool], bool] = bool,
 ) -> Outcome:
-    """Train `network` and save it every n epochs as {name}-{epoch:06d} and at the end as {name} too."""
-    total, epochs = length(settings, data.steps_per_epoch)
-    step = Step(model, network, settings, total)
-    metadata = Metadata(settings, dataset, model.path, data.steps_per_epoch, total, epochs)
-    progress = Progress(total, data.steps_per_epoch)
-    files: list[Path] = []
-    done = 0
+    """Train from `at` to the end; LoRA and state are saved before anything is measured or drawn.
 
-    def save(name: str, epoch: int) -> None:
-        path = Path(settings.output_dir) / f"{name}.safetensors"
-        write_lora(path, network.state_dict(), metadata.at(done, epoch), PRECISIONS[settings.save_precision])
-        files.append(path)
-        emit(event("saved", path=str(path), epoch=epoch, step=done))
-
-    for epoch in range(1, epochs + 1):
-        for batch in data.epoch(epoch):
-            draws = noise.draw(batch.latents.shape, settings.seed, done)
-            result = step(batch, draws)
-            done += 1
-            emit(event("progress", **progress.after(done, epoch, result)))
-            if done == total or stop():
+    Of several processes one has a saver and a report that act; `stop` has the same answer in all, and `agree` is
+    whether any of them says so.
+    """
+    stopped = False
+    report.before(at)
+    for epoch in range(at.epoch, counts.epochs + 1):
+        at.epoch = epoch
+        for window in data.epoch(epoch, at.in_epoch):
+            result = step(window)
+            at.done, at.in_epoch = at.done + 1, at.in_epoch + 1
+            report.after(at, result)
+            if due(settings.save_every_n_steps, at.done):
+                saver.at_step(at)
+            report.measure_step(at)
+            stopped = at.done < counts.steps and stop()
+            if stopped or at.done == counts.steps:
                 break
-        if stop() and done < total:
-            return Outcome(done, files, stopped=True)
-        if done == total or (settings.save_every_n_epochs and epoch % settings.save_every_n_epochs == 0):
-            save(f"{settings.output_name}-{epoch:06d}", epoch)
-    save(settings.output_name, epochs)
-    return Outcome(done, files, stopped=False)
+        if stopped:
+            saver.stopped(at)
+            return Outcome(at.done, saver.files, stopped=True)
+        if due(settings.save_every_n_epochs, epoch) or at.done == counts.steps:
+            saver.epoch(at)
+        report.measure_epoch(at)
+        if at.done == counts.steps or agree(report.stalled):
+            break
+        at.in_epoch = 0
+    saver.last(at)
+    return Outcome(at.done, saver.files, stopped=False)

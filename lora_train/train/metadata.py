@@ -6,165 +6,186 @@ import hashlib
 import json
 import random
 import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..dataset import buckets as buckets_of
 from ..dataset.captions import tag_frequency
-from ..dataset.folders import Dataset
+from ..dataset.folders import Concept, Dataset
+from ..errors import UserError
+from ..files import write_text
+from ..model.checkpoint import Family
+from ..model.load import StableDiffusion
 from ..network.kohya import file_hash
+from ..paths import HASHES
 from ..settings import TrainSettings
 
-# What sd-scripts writes for options that are off.
-_NOT_USED = {
-    **dict.fromkeys(
-        [
-            "ss_noise_offset_random_strength",
-            "ss_ip_noise_gamma_random_strength",
-            "ss_zero_terminal_snr",
-            "ss_debiased_estimation",
-            "ss_fp8_base",
-            "ss_fp8_base_unet",
-            "ss_enable_bucket",
-            "ss_bucket_no_upscale",
-            "ss_flip_aug",
-            "ss_color_aug",
-            "ss_random_crop",
-        ],
-        False,
-    ),
-    **dict.fromkeys(
-        [
-            "ss_multires_noise_iterations",
-            "ss_adaptive_noise_scale",
-            "ss_ip_noise_gamma",
-            "ss_scale_weight_norms",
-            "ss_face_crop_aug_range",
-            "ss_min_bucket_reso",
-            "ss_max_bucket_reso",
-            "ss_vae_name",
-            "ss_vae_hash",
-            "ss_new_vae_hash",
-            "ss_sd_scripts_commit_hash",
-            "ss_validation_seed",
-            "ss_validate_every_n_epochs",
-            "ss_validate_every_n_steps",
-            "ss_max_validation_steps",
-            "ss_resize_interpolation",
-        ],
-        None,
-    ),
-    **dict.fromkeys(
-        [
-            "ss_caption_dropout_rate",
-            "ss_caption_tag_dropout_rate",
-            "ss_validation_split",
-        ],
-        0.0,
-    ),
-    "ss_caption_dropout_every_n_epochs": 0,
-    "ss_multires_noise_discount": 0.3,
-    "ss_huber_schedule": "snr",
-    "ss_huber_scale": 1.0,
-    "ss_huber_c": 0.1,
-}
+# Settings that stand in the metadata as ss_<name>; what is off is None, as sd-scripts writes it.
+_PLAIN = (
+    *("output_name", "learning_rate", "unet_lr", "text_encoder_lr", "network_module", "network_dim", "network_alpha"),
+    *("lr_scheduler", "max_grad_norm", "gradient_checkpointing", "gradient_accumulation_steps", "mixed_precision"),
+    *("full_fp16", "clip_skip", "max_token_length", "cache_latents", "seed", "noise_offset_random_strength"),
+    *("multires_noise_discount", "adaptive_noise_scale", "zero_terminal_snr", "caption_dropout_rate"),
+    *("caption_dropout_every_n_epochs", "caption_tag_dropout_rate", "prior_loss_weight", "min_snr_gamma"),
+    *("scale_weight_norms", "ip_noise_gamma", "ip_noise_gamma_random_strength", "loss_type", "huber_schedule"),
+    *("huber_scale", "huber_c", "fp8_base", "validation_seed", "validation_split", "max_validation_steps"),
+    *("validate_every_n_epochs", "validate_every_n_steps", "flip_aug", "random_crop", "shuffle_caption"),
+    *("enable_bucket", "bucket_no_upscale", "keep_tokens"),
+)
+_OR_NONE = ("network_dropout", "noise_offset", "multires_noise_iterations", "training_comment")
+_NETWORK_ARGS = (
+    *("conv_dim", "conv_alpha", "rank_dropout", "module_dropout", "block_dims", "block_alphas", "conv_block_dims"),
+    *("conv_block_alphas", "down_lr_weight", "mid_lr_weight", "up_lr_weight", "block_lr_zero_threshold"),
+    *("loraplus_lr_ratio", "loraplus_unet_lr_ratio", "loraplus_text_encoder_lr_ratio", "algo", "factor", "dora_wd"),
+    "rs_lora",
+)
+_LIBRARY = {"AdamW": "torch.optim.adamw.AdamW"}
+_NEVER = ("ss_color_aug", "ss_lowram", "ss_fp8_base_unet")
+_NONE = ("ss_face_crop_aug_range", "ss_sd_scripts_commit_hash", "ss_resize_interpolation")
+_NEEDED = (
+    "ss_v2",
+    "ss_base_model_version",
+    "ss_network_module",
+    "ss_network_dim",
+    "ss_network_alpha",
+    "ss_network_args",
+)
 
 
 class Metadata:
     """Metadata of the files of one run; every value is text, as safetensors asks."""
 
-    def __init__(
-        self, settings: TrainSettings, dataset: Dataset, checkpoint: Path, steps_per_epoch: int, total: int, epochs: int
-    ) -> None:
-        self.settings, self.started = settings, time.time()
+    def __init__(self, settings: TrainSettings, dataset: Dataset, model: StableDiffusion, counts: Counts) -> None:
+        self.settings, self.model, self.started = settings, model, time.time()
+        self._checkpoint = _in_background(lambda: _of_checkpoint(model.path, settings.vae))
         values = {
-            **_NOT_USED,
             **_of_settings(settings),
-            **_of_dataset(dataset, settings),
-            **_of_checkpoint(checkpoint),
+            **_of_dataset(dataset, settings, counts),
+            "ss_v2": model.family is Family.SD2,
+            "ss_base_model_version": _VERSIONS[model.family],
             "ss_session_id": random.SystemRandom().randint(0, 2**32),
             "ss_training_started_at": self.started,
-            "ss_num_batches_per_epoch": steps_per_epoch,
-            "ss_num_epochs": epochs,
-            "ss_max_train_steps": total,
-            "ss_lr_warmup_steps": settings.warmup_steps(total),
+            "ss_total_batch_size": settings.train_batch_size * settings.gradient_accumulation_steps * counts.processes,
+            "ss_num_batches_per_epoch": counts.batches_per_epoch,
+            "ss_num_epochs": counts.epochs,
+            "ss_max_train_steps": counts.steps,
+            "ss_lr_warmup_steps": settings.warmup_steps(counts.steps),
         }
         self.values = {name: str(value) for name, value in values.items()}
 
     def at(self, steps: int, epoch: int) -> dict[str, str]:
         """The metadata of a file saved now."""
         now = datetime.now(timezone.utc).replace(microsecond=0, tzinfo=None)
-        return {
+        everything = {
             **self.values,
-            **_modelspec(self.settings),
+            **{name: str(value) for name, value in self._checkpoint().items()},
+            **_modelspec(self.settings, self.model.family),
             "modelspec.date": now.isoformat(),
             "ss_training_finished_at": str(time.time()),
             "ss_steps": str(steps),
             "ss_epoch": str(epoch),
         }
+        if not self.settings.no_metadata:
+            return everything
+        return {name: value for name, value in everything.items() if name in _NEEDED or name.startswith("modelspec.")}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of a run: optimizer steps, epochs, steps and batches in an epoch, processes, pictures held out."""
+
+    steps: int
+    epochs: int
+    steps_per_epoch: int
+    batches_per_epoch: int
+    processes: int = 1
+    held_out: int = 0
+
+
+def _in_background(work: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    """Start `work` in a thread; what is returned waits for its result. Hashing gigabytes leaves Python's lock."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="hash")
+    future = pool.submit(work)
+    pool.shutdown(wait=False)
+    return future.result
+
+
+_VERSIONS = {Family.SD15: "sd_v1", Family.SD2: "sd_v2", Family.SDXL: "sdxl_base_v1-0"}
+_ARCHITECTURES = {
+    Family.SD15: "stable-diffusion-v1",
+    Family.SD2: "stable-diffusion-v2-768-v",
+    Family.SDXL: "stable-diffusion-xl-v1-base",
+}
 
 
 def _of_settings(s: TrainSettings) -> dict[str, Any]:
     arguments = ",".join(s.optimizer_args)
     values: dict[str, Any] = {
-        "ss_output_name": s.output_name,
-        "ss_learning_rate": s.learning_rate,
-        "ss_unet_lr": s.unet_lr,
-        "ss_text_encoder_lr": s.text_encoder_lr,
-        "ss_network_module": s.network_module,
-        "ss_network_dim": s.network_dim,
-        "ss_network_alpha": s.network_alpha,
-        "ss_network_dropout": None,
-        "ss_optimizer": f"torch.optim.adamw.AdamW({arguments})",
-        "ss_lr_scheduler": s.lr_scheduler,
-        "ss_max_grad_norm": s.max_grad_norm,
-        "ss_gradient_checkpointing": False,
-        "ss_gradient_accumulation_steps": 1,
-        "ss_mixed_precision": s.mixed_precision,
-        "ss_full_fp16": False,
-        "ss_v2": False,
-        "ss_base_model_version": "sd_v1",
-        "ss_clip_skip": s.clip_skip,
-        "ss_max_token_length": s.max_token_length,
-        "ss_cache_latents": True,
-        "ss_seed": s.seed,
-        "ss_lowram": False,
-        "ss_noise_offset": s.noise_offset or None,
-        "ss_min_snr_gamma": s.min_snr_gamma,
-        "ss_loss_type": "l2",
-        "ss_prior_loss_weight": 1.0,
-        "ss_training_comment": s.training_comment or None,
+        **{f"ss_{name}": getattr(s, name) for name in _PLAIN},
+        **{f"ss_{name}": getattr(s, name) or None for name in _OR_NONE},
+        **dict.fromkeys(_NEVER, False),
+        **dict.fromkeys(_NONE),
+        "ss_network_module": s.network_module if s.algo == "lora" and not s.dora_wd else "lycoris.kohya",
+        "ss_optimizer": f"{_LIBRARY.get(s.optimizer_type, s.optimizer_type)}({arguments})",
+        "ss_debiased_estimation": s.debiased_estimation_loss,
+        "ss_min_bucket_reso": s.min_bucket_reso if s.enable_bucket else None,
+        "ss_max_bucket_reso": s.max_bucket_reso if s.enable_bucket else None,
         "ss_batch_size_per_device": s.train_batch_size,
-        "ss_total_batch_size": s.train_batch_size,
-        "ss_resolution": (s.resolution, s.resolution),
-        "ss_shuffle_caption": s.shuffle_caption,
-        "ss_keep_tokens": s.keep_tokens,
+        "ss_resolution": s.resolution,
     }
-    if s.conv_dim:
-        values["ss_network_args"] = json.dumps({"conv_dim": str(s.conv_dim), "conv_alpha": str(s.conv_alpha)})
+    defaults = {f.name: f.default for f in fields(TrainSettings)}
+    arguments_given = {name: str(getattr(s, name)) for name in _NETWORK_ARGS if getattr(s, name) != defaults[name]}
+    if arguments_given:
+        values["ss_network_args"] = json.dumps(arguments_given)
     return values
 
 
-def _of_dataset(dataset: Dataset, settings: TrainSettings) -> dict[str, Any]:
-    folders = {c.folder.name: {"n_repeats": c.repeats, "img_count": len(c.pictures)} for c in dataset.concepts}
-    bucket = {"resolution": [settings.resolution, settings.resolution], "count": dataset.images_with_repeats}
+def _of_dataset(dataset: Dataset, settings: TrainSettings, counts: Counts) -> dict[str, Any]:
+    trained = [c for c in dataset.concepts if not c.is_reg]
+    regular = [c for c in dataset.concepts if c.is_reg]
+    buckets: Counter[tuple[int, int]] = Counter()
+    errors = []
+    for concept in dataset.concepts:
+        for picture in concept.pictures:
+            fit = buckets_of.fit((picture.width, picture.height), concept.frame)
+            buckets[fit.bucket] += concept.repeats
+            errors.append(fit.ar_error)
+    info = {
+        "buckets": {
+            str(i): {"resolution": list(size), "count": n} for i, (size, n) in enumerate(sorted(buckets.items()))
+        },
+        "mean_img_ar_error": sum(errors) / len(errors) if settings.enable_bucket and errors else None,
+    }
     return {
-        "ss_num_train_images": dataset.images_with_repeats,
-        "ss_num_reg_images": 0,
-        "ss_num_validation_images": 0,
-        "ss_dataset_dirs": json.dumps(folders, ensure_ascii=False),
-        "ss_reg_dataset_dirs": "{}",
+        "ss_num_train_images": sum(len(c.pictures) * c.repeats for c in trained),
+        "ss_num_reg_images": sum(len(c.pictures) * c.repeats for c in regular),
+        "ss_num_validation_images": counts.held_out,
+        "ss_dataset_dirs": json.dumps(_folders(trained), ensure_ascii=False),
+        "ss_reg_dataset_dirs": json.dumps(_folders(regular), ensure_ascii=False),
         "ss_tag_frequency": json.dumps(tag_frequency(dataset), ensure_ascii=False),
-        "ss_bucket_info": json.dumps({"buckets": {"0": bucket}, "mean_img_ar_error": None}),
+        "ss_bucket_info": json.dumps(info),
     }
 
 
-def _of_checkpoint(path: Path) -> dict[str, Any]:
+def _folders(concepts: list[Concept]) -> dict[str, dict[str, int]]:
+    return {c.folder.name: {"n_repeats": c.repeats, "img_count": len(c.pictures)} for c in concepts}
+
+
+def _of_checkpoint(path: Path, vae: str) -> dict[str, Any]:
     return {
         "ss_sd_model_name": path.name,
         "ss_sd_model_hash": short_hash(path),
-        "ss_new_sd_model_hash": file_hash(path),
+        "ss_new_sd_model_hash": hash_once(path),
+        "ss_vae_name": Path(vae).name if vae else None,
+        "ss_vae_hash": short_hash(Path(vae)) if vae else None,
+        "ss_new_vae_hash": hash_once(Path(vae)) if vae else None,
     }
 
 
@@ -175,15 +196,31 @@ def short_hash(path: Path) -> str:
         return hashlib.sha256(handle.read(0x10000)).hexdigest()[:8]
 
 
-def _modelspec(s: TrainSettings) -> dict[str, str]:
+def hash_once(path: Path) -> str:
+    """sha256 of the whole file, remembered by path, size and time of change: a checkpoint takes seconds to read."""
+    status = path.stat()
+    key = f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+    try:
+        known: dict[str, str] = json.loads(HASHES.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    if key not in known:
+        known[key] = file_hash(path)
+        with suppress(OSError, UserError):  # remembering is a convenience
+            write_text(HASHES, json.dumps(dict(list(known.items())[-200:]), indent=0))
+    return known[key]
+
+
+def _modelspec(s: TrainSettings, family: Family) -> dict[str, str]:
+    width, height = s.resolution
     return {
         "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.architecture": f"{_ARCHITECTURES[family]}/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.implementation_version": f"train-lora/{__version__}",
         "modelspec.title": s.output_name,
-        "modelspec.resolution": f"{s.resolution}x{s.resolution}",
-        "modelspec.prediction_type": "epsilon",
+        "modelspec.resolution": f"{width}x{height}",
+        "modelspec.prediction_type": "v" if s.v_parameterization else "epsilon",
         "modelspec.encoder_layer": str(s.clip_skip or 1),
-        "modelspec.timestep_range": "0,1000",
+        "modelspec.timestep_range": f"{s.min_timestep},{s.max_timestep}",
     }

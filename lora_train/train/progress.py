@@ -5,37 +5,37 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from .step import StepResult
-
 
 class Progress:
-    """Smoothed loss and remaining time."""
+    """Smoothed loss and remaining time. a_step: seconds of a step on average, the first one left aside."""
 
-    def __init__(self, total: int, steps_per_epoch: int) -> None:
-        self.total, self.steps_per_epoch = total, steps_per_epoch
+    def __init__(self, total: int, steps_per_epoch: int, before: int = 0) -> None:
+        """before: steps done by the run that is resumed."""
+        self.total, self.steps_per_epoch, self.before = total, steps_per_epoch, before
         self.start = time.monotonic()
-        self.first = 0.0
+        self.first = self.a_step = 0.0
         self.latest: dict[int, float] = {}
 
-    def after(self, done: int, epoch: int, result: StepResult) -> dict[str, Any]:
+    def after(self, done: int, epoch: int, loss: float, grad_norm: float, rates: list[float]) -> dict[str, Any]:
         """The fields of a progress event after `done` steps.
 
         loss_average is the mean over one epoch's worth of latest losses, which is what sd-scripts shows.
         """
-        self.latest[(done - 1) % self.steps_per_epoch] = result.loss
+        self.latest[(done - 1) % self.steps_per_epoch] = loss
         now = time.monotonic()
-        if done == 1:
-            self.first = now - self.start
+        here = done - self.before
         elapsed = now - self.start
-        a_step = (elapsed - self.first) / (done - 1) if done > 1 else elapsed
+        if here == 1:
+            self.first = elapsed
+        self.a_step = (elapsed - self.first) / (here - 1) if here > 1 else elapsed
         return {
             "step": done,
             "total": self.total,
             "epoch": epoch,
-            "loss": result.loss,
+            "loss": loss,
             "loss_average": sum(self.latest.values()) / len(self.latest),
-            "lr": result.rates,
-            "grad_norm": result.grad_norm,
+            "lr": rates,
+            "grad_norm": grad_norm,
             "seconds": round(elapsed, 2),
-            "eta": round(a_step * (self.total - done), 1),
+            "eta": round(self.a_step * (self.total - done), 1),
         }

@@ -44,7 +44,7 @@ def shown(row: Row, value: Any) -> Any:
 
 def value_of(row: Row, held: Any) -> Any:
     """What a component holds, as `settings.from_dict` reads it."""
-    if row["type"] == "list[str]":
+    if row["type"].startswith("list"):
         return str(held or "").split()
     if held is None:
         return ""
@@ -76,8 +76,10 @@ def _choices(row: Row) -> list[Any]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return str(value[0]) if len(set(value)) == 1 else ",".join(map(str, value))
     if isinstance(value, list):
-        return " ".join(value)
+        return " ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:g}"
     return "" if value is None else str(value)

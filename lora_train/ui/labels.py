@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..settings import schema
+
 PREFIX = "train_lora_"
 """Begins every element id of ours."""
 
@@ -57,35 +59,6 @@ TRAINING = (
     ("network_dim", "network_alpha", "resolution"),
     ("unet_lr", "text_encoder_lr"),
 )
-GROUPS = {
-    "Files": (
-        "pretrained_model_name_or_path",
-        "output_dir",
-        "save_every_n_epochs",
-        "save_precision",
-        "training_comment",
-    ),
-    "Network": (
-        "network_module",
-        "conv_dim",
-        "conv_alpha",
-        "network_train_unet_only",
-        "network_train_text_encoder_only",
-    ),
-    "Optimizer": (
-        "optimizer_type",
-        "optimizer_args",
-        "learning_rate",
-        "lr_scheduler",
-        "lr_warmup_steps",
-        "lr_scheduler_num_cycles",
-        "max_grad_norm",
-    ),
-    "Captions": ("caption_extension", "shuffle_caption", "keep_tokens", "clip_skip", "max_token_length"),
-    "Run": ("max_train_steps", "seed", "mixed_precision", "noise_offset", "min_snr_gamma"),
-}
-OTHERS = "Other"
-
 FIRST: dict[str, Any] = {
     "output_name": "my-lora",
     "max_train_epochs": 10,
@@ -105,7 +78,7 @@ HINTS = {
     "train_batch_size": "Pictures a step",
     "network_dim": "More: finer, larger",
     "network_alpha": "Half of dim is common",
-    "resolution": "Pixels, both sides",
+    "resolution": "Pixels: 512, or 512,768 for width and height",
     "unet_lr": "Empty: the general learning rate",
     "text_encoder_lr": "Empty: the general learning rate",
     "max_train_steps": "Used only where Epochs is empty",
@@ -132,7 +105,9 @@ def element(name: str) -> str:
 
 
 def groups(names: list[str]) -> dict[str, list[str]]:
-    """Which of `names` stand in which folded group; those that no group knows come last."""
-    grouped = {title: [name for name in members if name in names] for title, members in GROUPS.items()}
-    known = {name for members in GROUPS.values() for name in members}
-    return {title: found for title, found in {**grouped, OTHERS: [n for n in names if n not in known]}.items() if found}
+    """Which of `names` stand in which folded group: the sections of their declaration."""
+    grouped: dict[str, list[str]] = {}
+    for row in schema():
+        if row["name"] in names:
+            grouped.setdefault(row["section"], []).append(row["name"])
+    return grouped

@@ -13,10 +13,9 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import FileResponse, Response
 
 from .. import __version__
-from ..chart import loss_chart
 from ..errors import UserError, UserErrors
 from ..jobs.manager import Manager
-from ..jobs.record import epoch_ends
+from ..jobs.record import chart
 from ..settings import schema
 from . import guard
 from .installer import INSTALLER
@@ -87,7 +86,7 @@ class _Routes:
         self._folder(job)
         now = self._manager.status()
         record = now if now["id"] == job else next((r for r in self._manager.history() if r["id"] == job), now)
-        svg = loss_chart([(step, loss) for step, loss in record["losses"]], epoch_ends(record))
+        svg = chart(record)
         return Response(svg, media_type="image/svg+xml", headers=_FRESH)
 
     def start(self, body: dict[str, Any] = _BODY) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from .. import settings as settings_module
 from ..errors import UserError
 from ..jobs.manager import Manager
 from ..paths import ASSETS, DEMO_PICTURES
+from ..settings.presets import PRESETS, preset
 from . import fields, texts
 from .compat import QUIET, unsaved
 from .installer import INSTALLER
 from .labels import PICTURES, PREFIX, TRAINING, groups
 
 TITLE = "Train LoRA"
+AS_IT_IS = "None: the fields as they are"
 
 
 @dataclass
@@ -48,12 +50,13 @@ def build(manager: Manager) -> gr.Blocks:
         with gr.Row(elem_id=f"{PREFIX}columns"):
             with gr.Column(scale=5, min_width=340, elem_id=f"{PREFIX}form"):
                 demo = _pictures(form)
-                _training(form)
+                recipe = _training(form)
                 _grid(form)
                 _more(form)
             with gr.Column(scale=6, min_width=340, elem_id=f"{PREFIX}side"):
                 _side(manager, form)
         _fill_demo(demo, form)
+        _fill_recipe(recipe, form)
     return blocks
 
 
@@ -79,7 +82,7 @@ def _choice(manager: Manager, choose: Any) -> None:
         choices=choices,
         value=str(current.path) if current else None,
         label="Checkpoint",
-        info="Trained on, and drawn with. Stable Diffusion 1.5, .safetensors or .ckpt",
+        info="Trained on, and drawn with. Stable Diffusion 1.5, 2 or XL, .safetensors or .ckpt",
         elem_id=f"{PREFIX}checkpoint_choice",
     )
     box.change(lambda path: choose(path) if path else None, [box], [], **QUIET)
@@ -103,11 +106,16 @@ def _pictures(form: Form) -> Any:
         )
 
 
-def _training(form: Form) -> None:
+def _training(form: Form) -> Any:
+    """The fields that people change. Returns the choice of a recipe."""
     gr.Markdown("### Training")
+    choices = [(AS_IT_IS, ""), *((preset.title_en, preset.name) for preset in PRESETS)]
+    info = "Fills in the fields as a tutorial has them"
+    recipe = unsaved(gr.Dropdown(choices=choices, value="", label="Recipe", info=info, elem_id=f"{PREFIX}recipe"))
     for names in TRAINING:
         with gr.Row():
             _settings(form, names)
+    return recipe
 
 
 def _grid(form: Form) -> None:
@@ -126,10 +134,10 @@ def _more(form: Form) -> None:
     left = [name for name in fields.rows() if name not in form.settings]
     with gr.Accordion("All other settings", open=False, elem_id=f"{PREFIX}more"):
         for title, names in groups(left).items():
-            gr.Markdown(f"#### {title}")
-            for first in range(0, len(names), 2):
-                with gr.Row():
-                    _settings(form, names[first : first + 2])
+            with gr.Accordion(title, open=False, elem_id=f"{PREFIX}group_{title.split()[0].lower()}"):
+                for first in range(0, len(names), 2):
+                    with gr.Row():
+                        _settings(form, names[first : first + 2])
 
 
 def _settings(form: Form, names: Sequence[str]) -> None:
@@ -145,7 +153,7 @@ def _grid_fields(form: Form, names: Sequence[str]) -> None:
 
 def _side(manager: Manager, form: Form) -> None:
     """Sum, errors, Start and Stop, and the live view."""
-    total = gr.HTML(texts.arithmetic("", "", None, None, None), elem_id=f"{PREFIX}arithmetic")
+    total = gr.HTML(texts.arithmetic({}), elem_id=f"{PREFIX}arithmetic")
     problems = gr.HTML("", elem_id=f"{PREFIX}errors")
     with gr.Row(elem_id=f"{PREFIX}buttons"):
         start = unsaved(gr.Button("Start training", variant="primary", elem_id=f"{PREFIX}start"))
@@ -153,14 +161,17 @@ def _side(manager: Manager, form: Form) -> None:
     gr.HTML('<div id="train_lora_live"></div>')
     start.click(lambda *held: _start(manager, form, held), form.inputs(), [problems], **QUIET)
     stop.click(manager.stop, [], [], **QUIET)
-    of_sum = ("train_data_dir", "caption_extension", "max_train_epochs", "train_batch_size", "max_train_steps")
-    sources = [form.settings[name] for name in of_sum]
+    sources = [form.settings[name] for name in texts.SUM]
     for source in sources:
         # Answers may overtake each other, so each is followed by one for what the fields hold by then.
-        changed = source.change(texts.arithmetic, sources, [total], **QUIET)
-        changed.then(texts.arithmetic, sources, [total], **QUIET)
+        changed = source.change(_sum, sources, [total], **QUIET)
+        changed.then(_sum, sources, [total], **QUIET)
     if not hasattr(manager.host, "choose"):
         _demo_checkpoint(manager)
+
+
+def _sum(*held: Any) -> str:
+    return texts.arithmetic(fields.values_of(texts.SUM, held))
 
 
 def _start(manager: Manager, form: Form, held: Sequence[Any]) -> str:
@@ -206,6 +217,18 @@ def _fill_demo(button: Any, form: Form) -> None:
     names = [name for name in form.settings if name not in ("pretrained_model_name_or_path", "output_dir")]
     outputs = [*(form.settings[name] for name in names), form.grid["prompt"], form.grid["weights"], form.grid["steps"]]
     button.click(lambda: demo_values(names), [], outputs, **QUIET)
+
+
+def _fill_recipe(recipe: Any, form: Form) -> None:
+    """A chosen recipe fills in its fields; the others keep what they hold."""
+    names = list(form.settings)
+    recipe.change(lambda name: recipe_values(name, names), [recipe], list(form.settings.values()), **QUIET)
+
+
+def recipe_values(name: str, names: Sequence[str]) -> list[Any]:
+    """What the fields of `names` show for a recipe; no change where it says nothing of them."""
+    rows, given = fields.rows(), preset(name).values if name else {}
+    return [fields.shown(rows[one], given[one]) if one in given else gr.update() for one in names]
 
 
 def demo_values(names: Sequence[str]) -> list[Any]:

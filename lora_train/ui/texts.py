@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,8 +9,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..dataset.folders import Dataset, scan
+from .. import settings as settings_module
+from ..dataset.pictures import Dataset
+from ..dataset.source import open_dataset
 from ..errors import UserError, UserErrors
+from ..plan.steps import Plan, plan
 from .labels import LABELS, element, label
 
 _MOST_WARNINGS = 6
@@ -49,29 +51,59 @@ def _box(kind: str, title: str, items: str) -> str:
     return f'<div class="train-lora-box" data-kind="{kind}" role="{role}"><b>{escape(title)}</b>{listed}</div>'
 
 
-def arithmetic(folder: str, extension: str, epochs: Any, batch: Any, max_steps: Any) -> str:
-    """What will be trained on, and how many steps that makes."""
-    if not str(folder or "").strip():
+SUM = (
+    *("train_data_dir", "reg_data_dir", "dataset_config", "caption_extension", "max_train_epochs", "max_train_steps"),
+    *("train_batch_size", "gradient_accumulation_steps", "resolution", "enable_bucket", "min_bucket_reso"),
+    *("max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale"),
+)
+"""Settings that decide how many steps a run has."""
+
+
+def arithmetic(values: dict[str, Any]) -> str:
+    """What will be trained on, and how many steps that makes. values: the settings of SUM as the fields hold them."""
+    values = {name: value for name, value in values.items() if value not in ("", None)}
+    folders = [str(values.get(name, "")).strip() for name in ("train_data_dir", "reg_data_dir", "dataset_config")]
+    if not (folders[0] or folders[2]):
         return _sum("Give a folder of pictures to see how many steps the training has.")
-    path = Path(folder.strip()).expanduser()
     try:
         with _IN_TURN:
-            dataset = _scan(str(path), extension or ".txt", _stamp(path))
+            dataset = _opened(tuple(sorted(values.items())), tuple(map(_stamp, folders)))
+            planned = plan(settings_module.from_dict(values)[0], dataset)
     except UserError as error:
-        return _box("warning", "No pictures yet", f"<li>{escape(_sentence(error.what))}. {escape(error.remedy)}</li>")
-    size, total = _whole(batch) or 1, _whole(epochs)
-    each = math.ceil(dataset.images_with_repeats / size)
-    concepts = " + ".join(f"{len(concept.pictures):,} × {concept.repeats:,}" for concept in dataset.concepts)
-    if len(dataset.concepts) > 1 and total:
-        concepts = f"({concepts})"
-    if total:
-        text = f"{concepts} × {total:,} epochs ÷ {size:,} = <b>{each * total:,} steps</b>"
-    else:
-        text = f"{concepts} ÷ {size:,} = {each:,} steps an epoch; <b>{_whole(max_steps) or 0:,} steps</b> in all"
-    pictures = "1 picture" if dataset.picture_count == 1 else f"{dataset.picture_count:,} pictures"
-    folders = "" if len(dataset.concepts) == 1 else f" in {len(dataset.concepts)} folders"
-    legend = "pictures × repeats × epochs ÷ batch size" if total else "pictures × repeats ÷ batch size"
-    return _sum(f"{text}<small>{legend} · {pictures}{folders}</small>") + _warnings(dataset)
+        single = error.errors if isinstance(error, UserErrors) else [error]
+        return _box("warning", "No sum yet", "".join(_error(e) for e in single))
+    return _sum(f"{_steps(planned, values)}<small>{_pictures(planned)}</small>") + _warnings(dataset)
+
+
+def _steps(planned: Plan, values: dict[str, Any]) -> str:
+    """The sum in numbers: exact where all pictures share batches, else with what the buckets' short batches add."""
+    trained = [folder for folder in planned.folders if not folder.is_reg]
+    terms = [f"{folder.pictures:,} × {folder.repeats:,}" for folder in trained]
+    regular = sum(folder.images for folder in planned.folders if folder.is_reg)
+    terms += [f"{regular:,} regularisation"] if regular else []
+    images = " + ".join(terms)
+    batch = int(values.get("train_batch_size", 1)) * int(values.get("gradient_accumulation_steps", 1))
+    each = f"{planned.steps_per_epoch:,} steps an epoch"
+    if planned.extra_batches:
+        each += f" ({planned.extra_batches:,} more batches than with one shape)"
+    if "max_train_epochs" not in values:
+        return f"{images} ÷ {batch:,} = {each}; <b>{planned.steps:,} steps</b> in all"
+    images = f"({images})" if len(terms) > 1 else images
+    more = f" · {each}" if planned.extra_batches else ""
+    return f"{images} × {planned.epochs:,} epochs ÷ {batch:,} = <b>{planned.steps:,} steps</b>{more}"
+
+
+def _pictures(planned: Plan) -> str:
+    trained = sum(not folder.is_reg for folder in planned.folders)
+    parts = ["1 picture" if planned.pictures == 1 else f"{planned.pictures:,} pictures"]
+    parts[0] += "" if trained == 1 else f" in {trained} folders"
+    if len(planned.buckets) > 1:
+        shapes = ", ".join(f"{b.width}×{b.height}: {b.images:,}" for b in planned.buckets[:_MOST_WARNINGS])
+        more = len(planned.buckets) - _MOST_WARNINGS
+        parts.append(f"{len(planned.buckets)} buckets ({shapes}{f' and {more} more' if more > 0 else ''})")
+    if planned.enlarged:
+        parts.append(f"{planned.enlarged:,} smaller than the resolution")
+    return " · ".join(["pictures × repeats × epochs ÷ batch size", *parts])
 
 
 def _sum(text: str) -> str:
@@ -86,23 +118,16 @@ def _warnings(dataset: Dataset) -> str:
     return note("warning", "About these pictures", [*shown, *([f"… and {more} more"] if more else [])])
 
 
-def _whole(value: Any) -> int | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return int(number) if math.isfinite(number) and number >= 1 else None
-
-
-def _stamp(path: Path) -> tuple[float, ...]:
+def _stamp(folder: str) -> tuple[float, ...]:
     """Changes when files come or go in the folder or in those directly inside it."""
     try:
-        inside = [entry for entry in path.iterdir() if entry.is_dir()][:200]
-        return tuple(folder.stat().st_mtime for folder in [path, *inside])
+        path = Path(folder).expanduser()
+        inside = [entry for entry in path.iterdir() if entry.is_dir()][:200] if path.is_dir() else []
+        return tuple(place.stat().st_mtime for place in [path, *inside]) if folder else ()
     except (OSError, ValueError):
         return ()
 
 
 @lru_cache(maxsize=8)
-def _scan(folder: str, extension: str, _seen: tuple[float, ...]) -> Dataset:
-    return scan(folder, extension)
+def _opened(values: tuple[tuple[str, Any], ...], _seen: tuple[tuple[float, ...], ...]) -> Dataset:
+    return open_dataset(settings_module.from_dict(dict(values))[0])

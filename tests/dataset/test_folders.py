@@ -42,7 +42,14 @@ def test_project_folder(tmp_path: Path, inner: str) -> None:
     assert paths(dataset) == [f"{inner}/3_cat/a.png"] * 3
     assert dataset.warnings == ()
     place(tmp_path / "reg" / "1_cat" / "a.png")
-    assert "reg:" in scan(tmp_path).warnings[0]
+    dataset = scan(tmp_path)
+    assert dataset.warnings == ("reg: its pictures are used for regularisation",)
+    assert paths(dataset) == [f"{inner}/3_cat/a.png"] * 3 + ["reg/1_cat/a.png"] * 3
+    assert (dataset.picture_count, dataset.images_with_repeats, dataset.reg_with_repeats) == (1, 3, 1)
+    assert dataset.concepts[1].pictures[0].caption == "cat"
+    assert len(scan(tmp_path / inner).concepts) == 1
+    (tmp_path / "reg" / "1_cat" / "a.png").unlink()
+    assert "reg: not used" in scan(tmp_path).warnings[0] or "1_cat: no usable" in scan(tmp_path).warnings[-1]
 
 
 def test_a_single_concept_folder_works_and_says_so(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lora_train.dataset import images
+from lora_train.dataset import buckets, images
+from lora_train.dataset.options import Frame
 from lora_train.errors import UserError
 
 from .pictures import encoded, noise
@@ -186,32 +188,150 @@ def test_flipped_bytes_give_a_picture_or_a_user_error(
         images.inspect(path)
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+@pytest.mark.filterwarnings("ignore:Truncated File")
+def test_a_file_cut_short_is_found_by_its_end(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.png"
+    data = encoded(noise(200, 200), kind)
+    for share in (0.001, 0.05, 0.3, 0.6, 0.95):
+        path.write_bytes(data[: max(1, int(len(data) * share))])
+        with pytest.raises(UserError, match=r"a\.png"):
+            images.inspect(path)
+    path.write_bytes(data + b"behind the end")
+    assert images.inspect(path)[:2] == (200, 200)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_inspecting_reads_no_pixels(tmp_path: Path, kind: str) -> None:
+    """Damage in the midst of a file, which only a decoder can see, is found when the picture is read."""
+    path = tmp_path / "a.png"
+    data = bytearray(encoded(noise(200, 200), kind))
+    half = len(data) // 2
+    data[half : half + 400] = b"\xff\x13" * 200
+    path.write_bytes(data)
+    assert images.inspect(path) == (200, 200, "")
+    with pytest.raises(UserError, match="broken"):
+        images.read(path)
+
+
+def test_exif_behind_a_pngs_pixels_counts(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(content)) + b"eXIf" + content + struct.pack(">I", zlib.crc32(b"eXIf" + content))
+    data = encoded(noise(48, 32), "PNG")
+    assert read(tmp_path, data[:-12] + chunk + data[-12:]).shape[:2] == (48, 32)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+@pytest.mark.parametrize("width", [1, 7, 31, 32, 33])
+def test_the_end_of_a_bmp_is_known(tmp_path: Path, mode: str, width: int) -> None:
+    path = tmp_path / "a.bmp"
+    data = encoded(noise(width, 9).convert(mode), "BMP")
+    path.write_bytes(data)
+    assert images.inspect(path) == (width, 9, "")
+    path.write_bytes(data[:-8])  # more than the padding of a row
+    with pytest.raises(UserError):
+        images.inspect(path)
+
+
+def place(tmp_path: Path, picture: Image.Image, name: str = "a.png") -> Path:
+    path = tmp_path / name
+    picture.save(path)
+    return path
+
+
+SIDES = st.integers(4, 60)
+
+
 @settings(max_examples=60)
-@given(*(st.integers(1, 60) for _ in range(4)))
-def test_cover_crop_has_the_size_asked_for(w: int, h: int, width: int, height: int) -> None:
-    pixels = images.cover_crop(noise(w, h), width, height)
-    assert pixels.shape == (height, width, 3)
-    assert pixels.dtype == np.uint8
-    assert pixels.flags["C_CONTIGUOUS"]
+@given(SIDES, SIDES, SIDES, SIDES, st.booleans(), st.none() | st.integers())
+def test_a_crop_is_a_part_of_the_scaled_picture(
+    tmp_path_factory: pytest.TempPathFactory, w: int, h: int, width: int, height: int, alpha: bool, seed: int | None
+) -> None:
+    path = place(tmp_path_factory.mktemp("crop"), noise(w, h))
+    fit = buckets.fit((w, h), Frame(width, height))
+    crop = images.crop(path, fit, alpha=alpha, random=None if seed is None else Random(seed))
+    assert crop.pixels.shape == (height, width, 3)
+    assert crop.pixels.dtype == np.uint8
+    assert crop.pixels.flags["C_CONTIGUOUS"]
+    whole = images.resize(noise(w, h), fit.resized)
+    assert np.array_equal(crop.pixels, whole[crop.top : crop.top + height, crop.left : crop.left + width])
+    if seed is None:
+        assert (crop.left, crop.top) == ((fit.resized[0] - width) // 2, (fit.resized[1] - height) // 2)
+    assert (crop.mask is not None) == alpha
+    assert crop.mask is None or (crop.mask == 255).all()
+    flipped = crop.flipped()
+    assert np.array_equal(flipped.pixels[:, ::-1], crop.pixels)
+    assert flipped.pixels.flags["C_CONTIGUOUS"]
 
 
-@given(st.integers(1, 4000), st.integers(1, 4000), st.sampled_from([(512, 512), (768, 512), (256, 1024), (320, 704)]))
-def test_the_covering_size_covers_and_touches(w: int, h: int, target: tuple[int, int]) -> None:
-    size = images.covering_size((w, h), *target)
-    assert size[0] >= target[0]
-    assert size[1] >= target[1]
-    assert size[0] == target[0] or size[1] == target[1]
+def test_random_crops_draw_as_kohya_does(tmp_path: Path) -> None:
+    path = place(tmp_path, noise(100, 60))
+    fit = buckets.Fit((32, 32), (100, 60), 0.0, (100, 60))
+    crop, random = images.crop(path, fit, random=Random(5)), Random(5)
+    assert (crop.left, crop.top) == (random.randint(0, 68), random.randint(0, 28))
+    places = {(c.left, c.top) for n in range(60) for c in [images.crop(path, fit, random=Random(n))]}
+    assert len(places) > 50
+    high = place(tmp_path, noise(32, 60), "b.png")
+    crop = images.crop(high, buckets.Fit((32, 32), (32, 60), 0.0, (32, 60)), random=Random(5))
+    assert (crop.left, crop.top) == (0, Random(5).randint(0, 28))  # nothing to cut off in the width, so no draw
+
+
+def test_transparency_is_a_mask_that_is_scaled_with_its_picture(tmp_path: Path) -> None:
+    pixels = np.zeros((40, 60, 4), np.uint8)
+    pixels[..., 0] = 200
+    pixels[:, 30:, 3] = 255
+    path = place(tmp_path, Image.fromarray(pixels))
+    fit = buckets.fit((60, 40), Frame(20, 20))
+    crop = images.crop(path, fit, alpha=True)
+    assert crop.mask is not None
+    assert (crop.mask[:, :10] == 0).all()
+    assert (crop.mask[:, 10:] == 255).all()
+    assert (crop.pixels[..., 0] == 200).all()  # the colours below are those that kohya trains on
+    flipped = crop.flipped().mask
+    assert flipped is not None
+    assert (flipped[:, :10] == 255).all()
+    plain = images.crop(path, fit)
+    assert plain.mask is None
+    assert (plain.pixels[:, :10] == 255).all()
+    enlarged = images.crop(path, buckets.fit((60, 40), Frame(120, 80)), alpha=True)
+    expected = np.asarray(Image.fromarray(pixels).resize((120, 80), Image.Resampling.LANCZOS))
+    assert enlarged.mask is not None
+    assert np.array_equal(np.dstack([enlarged.pixels, enlarged.mask]), expected)
+
+
+def test_a_mask_picture_is_cut_as_its_picture_is(tmp_path: Path) -> None:
+    path = place(tmp_path, noise(60, 40))
+    mask = Image.new("RGB", (60, 40), (0, 255, 255))
+    mask.paste((255, 0, 0), (20, 0, 40, 40))
+    fit = buckets.fit((60, 40), Frame(40, 40))
+    for name, picture in (("same.png", mask), ("double.png", mask.resize((120, 80), Image.Resampling.NEAREST))):
+        crop = images.crop(path, fit, alpha=True, mask=place(tmp_path, picture, name))
+        assert crop.mask is not None
+        assert (crop.mask[:, 10:30] == 255).all()
+        assert (crop.mask[:, :10] == 0).all()
+    at_random = images.crop(path, fit, mask=tmp_path / "same.png", random=Random(1))
+    assert at_random.mask is not None
+    assert at_random.left != 10
+    assert (at_random.mask[:, 20 - at_random.left : 40 - at_random.left] == 255).all()
+    with pytest.raises(UserError, match=r"m\.png: the mask is 40 x 40"):
+        images.crop(path, fit, mask=place(tmp_path, noise(40, 40), "m.png"))
+
+
+def test_a_picture_that_has_changed_since_the_scan_is_named(tmp_path: Path) -> None:
+    fit = buckets.fit((60, 40), Frame(40, 40))
+    with pytest.raises(UserError, match=r"a\.png: it is 40 x 60 now"):
+        images.crop(place(tmp_path, noise(40, 60)), fit)
 
 
 def test_a_picture_of_the_size_asked_for_is_left_as_it_is() -> None:
-    assert np.array_equal(images.cover_crop(noise(48, 32), 48, 32), np.asarray(noise(48, 32)))
-    wide = images.cover_crop(noise(53, 32), 48, 32)
-    assert np.array_equal(wide, np.asarray(noise(53, 32))[:, 2:50])
+    assert np.array_equal(images.resize(noise(48, 32), (48, 32)), np.asarray(noise(48, 32)))
 
 
-def test_enlarging_is_lanczos_and_cropped_at_the_centre() -> None:
-    expected = noise(10, 20).resize((16, 32), Image.Resampling.LANCZOS).crop((0, 8, 16, 24))
-    assert np.array_equal(images.cover_crop(noise(10, 20), 16, 16), np.asarray(expected))
+def test_enlarging_is_lanczos() -> None:
+    expected = noise(10, 20).resize((16, 32), Image.Resampling.LANCZOS)
+    assert np.array_equal(images.resize(noise(10, 20), (16, 32)), np.asarray(expected))
 
 
 @pytest.mark.parametrize("factor", [3, 4, 7])

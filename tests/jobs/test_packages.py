@@ -74,8 +74,10 @@ def test_a_lock_names_every_engine_package_once_per_python_with_hashes_and_no_ho
     text = (packages.LOCKS / f"engine-{name}-torch.txt").read_text(encoding="utf-8")
     blocks = re.findall(r"^([\w-]+)==\S+(.*?)(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
     assert set(packages.ENGINE) <= {block[0] for block in blocks}
+    assert {"bitsandbytes", "dadaptation", "lion-pytorch", "prodigyopt", "schedulefree"} <= {b[0] for b in blocks}
     assert all("--hash=sha256:" in block[1] for block in blocks)
     assert "torch" not in {block[0] for block in blocks} and "numpy" not in {block[0] for block in blocks}
+    assert re.findall(r"^-.*", text, re.MULTILINE) == ["--no-binary dadaptation"]  # there is no wheel of it
     assert "://" not in text and "index" not in text
 
 
@@ -154,8 +156,26 @@ def test_packages_that_do_not_work_are_not_put_in_place(
     with pytest.raises(UserError, match="regex"):
         packages.install(lambda line: None)
     assert not a1111.exists()
-    a1111.mkdir()
+    fill(a1111)
     assert packages.status().missing == ["regex"]
+
+
+def fill(folder: Path, lock: str = "") -> None:
+    """The folder as an installation from our lock file, or from another one, leaves it."""
+    folder.mkdir(parents=True)
+    (folder / "locked.txt").write_text(lock or packages._digest(packages._lock()), encoding="utf-8")
+
+
+def test_a_folder_made_from_another_lock_file_has_to_be_made_again(
+    a1111: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packages, "_probe", lambda folder: "")
+    fill(a1111, "an older one")
+    assert "older version" in packages.status().message
+    fill_again = a1111.with_name("other")
+    a1111.rename(fill_again)
+    fill(a1111)
+    assert packages.status().ready
 
 
 def test_a_full_disk_is_seen_first(a1111: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,3 +215,19 @@ def test_no_bytes_bring_anything_but_a_user_error(
     path.write_bytes(content)
     with contextlib.suppress(UserError):
         kohya.read_lora(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_magnitudes_of_a_dora_keep_their_precision(tmp_path, dtype):
+    g = torch.Generator().manual_seed(1)
+    state = {
+        "lora_unet_a.alpha": torch.tensor(1.0),
+        "lora_unet_a.dora_scale": 10 * torch.rand(1, 8, generator=g),
+        "lora_unet_a.lora_down.weight": torch.randn(3, 8, generator=g),
+        "lora_unet_a.lora_up.weight": torch.randn(5, 3, generator=g),
+    }
+    path = tmp_path / "dora.safetensors"
+    kohya.write_lora(path, state, {}, dtype)
+    read, _ = kohya.read_lora(path)
+    assert torch.equal(read["lora_unet_a.dora_scale"], state["lora_unet_a.dora_scale"])
+    assert read["lora_unet_a.lora_up.weight"].dtype is dtype

@@ -5,28 +5,29 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lora_train import events
+from lora_train import cli, events, settings
 from lora_train.errors import UserError
+from lora_train.model.checkpoint import Family
 from lora_train.network import kohya
 from lora_train.paths import ROOT
-from lora_train.settings import TrainSettings
 from lora_train.train import run as run_module
+from lora_train.train.state import load_state
 from tests import support
+from tests.train import runs
 
 PATH = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 ENVIRONMENT = {**os.environ, "PYTHONPATH": PATH, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture(scope="module")
-def narrow(tmp_path_factory):
-    return support.checkpoint(tmp_path_factory.mktemp("train") / "narrow.safetensors")
+@pytest.fixture
+def narrow(checkpoints):
+    return checkpoints[Family.SD15]
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_a_run_from_start_to_last_file(config, tmp_path, narrow):
     assert process.returncode == 0, log
     heard = told(output)
     assert [e["event"] for e in heard if e["event"] not in ("stage", "cache")] == [
-        *["start", "progress", "progress", "saved", "progress", "progress", "saved", "saved", "done"]
+        *["start", "progress", "progress", "saved", "progress", "progress", "saved", "saved", "measured", "done"]
     ]
     start = next(e for e in heard if e["event"] == "start")
     assert (start["steps"], start["epochs"], start["steps_per_epoch"], start["pictures"]) == (4, 2, 2, 3)
@@ -100,8 +101,7 @@ def test_a_run_from_start_to_last_file(config, tmp_path, narrow):
 
 def test_the_same_seed_gives_the_same_file(config, tmp_path):
     for folder in ("a", "b"):
-        settings = settings_of(config(output_dir=str(tmp_path / folder), max_train_epochs=1))
-        run_module.run(settings, lambda e: None, lambda: False)
+        runs.train(settings_of(config(output_dir=str(tmp_path / folder), max_train_epochs=1)))
     first, second = (load_file(tmp_path / folder / "run.safetensors") for folder in ("a", "b"))
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -117,24 +117,24 @@ def test_it_ends_when_its_stdin_closes(config, tmp_path):
     rest = process.stdout.read()
     assert process.wait(timeout=60) == 3
     assert time.monotonic() - start < 30
-    assert told(rest)[-1]["event"] == "stopped"
-    assert all(path.suffix == ".safetensors" for path in (tmp_path / "out").glob("*"))
+    state, end = (e for e in told(rest) if e["event"] in ("state", "stopped"))
+    assert end["event"] == "stopped" and state["step"] == end["steps"] > 0
+    assert load_state(state["path"]).position["done"] == end["steps"]
+    assert {path.suffix for path in (tmp_path / "out").glob("*") if path.is_file()} <= {".safetensors"}
     process.stdout.close()
     process.stderr.close()
 
 
 def test_it_stops_before_the_first_step_too(config, tmp_path):
-    heard = []
-    outcome = run_module.run(settings_of(config()), heard.append, lambda: True)
-    assert outcome.stopped and outcome.steps == 0
-    assert [e["event"] for e in heard] == ["stage", "cache", "stopped"]
+    run = runs.train(settings_of(config()), stop_after=0)
+    assert run.outcome.stopped and run.outcome.steps == 0
+    assert [e["event"] for e in run.heard if e["event"] != "cache"] == ["stage", "stopped"]
     assert not (tmp_path / "out").exists()
 
 
-def test_without_events_it_speaks_to_people(config):
-    process = child(config(max_train_epochs=1), stdin=subprocess.DEVNULL)
-    output, log = process.communicate(timeout=240)
-    assert process.returncode == 0
+def test_without_events_it_speaks_to_people(config, capfd):
+    assert cli.main(["train", str(config(max_train_epochs=1))]) == 0
+    output, log = capfd.readouterr()
     assert output == ""
     for part in ("3 pictures, 2 steps an epoch", "epoch 1", "loss", "saved", "done in"):
         assert part in log
@@ -149,15 +149,14 @@ def test_options_on_the_command_line_win_and_errors_come_together(config, tmp_pa
 
 
 def settings_of(path):
-    return TrainSettings(**json.loads(path.read_text(encoding="utf-8")))
+    return settings.load(path)[0]
 
 
 def checked(config, **changes):
     """The error and the warnings of a run that is stopped before its first step."""
     heard = []
-    settings = settings_of(config(**changes))
     try:
-        run_module.run(settings, heard.append, lambda: any(e["event"] == "start" for e in heard))
+        run_module.run(settings_of(config(**changes)), heard.append, lambda: any(e["event"] == "start" for e in heard))
     except UserError as error:
         return str(error), heard
     return None, heard
@@ -222,9 +221,9 @@ def test_a_full_disk(config, tmp_path):
 
 
 def test_a_training_that_blows_up_ends_before_it_spoils_anything(config, tmp_path):
-    settings = settings_of(config(learning_rate=10, max_train_epochs=20, train_batch_size=6))
-    heard = []
     with pytest.raises(UserError, match="blew up"):
-        run_module.run(settings, heard.append, lambda: False)
-    for path in Path(tmp_path / "out").glob("*.safetensors"):
-        assert all(value.isfinite().all() for value in load_file(path).values())
+        runs.train(settings_of(config(learning_rate=10, max_train_epochs=20, train_batch_size=6)))
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files[0] == "run-000001.safetensors" and "run.safetensors" not in files
+    for name in files:
+        assert all(value.isfinite().all() for value in load_file(tmp_path / "out" / name).values())

@@ -13,10 +13,11 @@ import pytest
 
 from lora_train.errors import UserError, UserErrors
 from lora_train.host.base import Checkpoint
+from lora_train.jobs.record import Record
 from lora_train.ui import installer
 
 EVIL = '<img src=x onerror="alert(1)">'
-IDLE: dict[str, Any] = {"state": "idle", "id": "", "losses": [], "step": 0, "total": 0, "epochs": 0}
+IDLE: dict[str, Any] = {**Record("", "", "", state="idle", began=0.0).to_dict(), "log": []}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -200,11 +200,6 @@ def test_the_chart_is_of_that_job(client, manager) -> None:
     assert answer.text.startswith("<svg")
 
 
-def test_epochs_that_have_ended() -> None:
-    assert routes.epoch_ends({"epochs": 4, "total": 10, "step": 5}) == [2, 5]
-    assert routes.epoch_ends({"epochs": 0, "total": 0, "step": 0}) == []
-
-
 def test_the_script_never_inserts_html(root: Path) -> None:
     script = (root / "javascript" / "train_lora.js").read_text(encoding="utf-8")
     assert not [

@@ -12,6 +12,7 @@ from PIL import Image
 
 from lora_train import settings
 from lora_train.errors import UserError, UserErrors
+from lora_train.settings.presets import PRESETS
 from lora_train.ui import fields, labels, tab, texts
 
 from .conftest import EVIL, FakeManager
@@ -62,14 +63,25 @@ def test_what_a_field_shows_is_read_back_as_it_was(row) -> None:
     assert value == (float(first) if isinstance(value, float) else first)
 
 
-def test_labels_and_groups_name_only_settings_that_exist() -> None:
+def test_labels_and_hints_name_only_settings_that_exist() -> None:
     names = {row["name"] for row in ROWS}
-    grouped = {name for members in labels.GROUPS.values() for name in members}
-    assert {name for name in labels.LABELS if not name.startswith("grid.")} | grouped | set(labels.HINTS) <= names
+    assert {name for name in labels.LABELS if not name.startswith("grid.")} | set(labels.HINTS) <= names
 
 
-def test_an_unknown_setting_still_gets_a_place() -> None:
-    assert labels.groups(["seed", "brand_new"]) == {"Run": ["seed"], labels.OTHERS: ["brand_new"]}
+def test_every_setting_stands_in_one_group() -> None:
+    grouped = labels.groups([row["name"] for row in ROWS])
+    assert sorted(name for names in grouped.values() for name in names) == sorted(row["name"] for row in ROWS)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+def test_a_recipe_fills_in_its_fields_and_no_others(preset) -> None:
+    names = [row["name"] for row in ROWS]
+    shown = dict(zip(names, tab.recipe_values(preset.name, names), strict=True))
+    filled = {name: value for name, value in shown.items() if not isinstance(value, dict)}
+    assert filled.keys() == preset.values.keys()
+    known = fields.rows()
+    read, _ = settings.from_dict({name: fields.value_of(known[name], value) for name, value in filled.items()})
+    assert {name: getattr(read, name) for name in filled} == dict(preset.values)
 
 
 def test_without_the_tick_there_is_no_grid() -> None:
@@ -132,18 +144,29 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_the_sum(pictures: Path) -> None:
-    html = texts.arithmetic(str(pictures), ".txt", 10, 3, 1600)
+    values = {"train_data_dir": str(pictures), "train_batch_size": 3, "max_train_epochs": 10, "resolution": "64"}
+    html = texts.arithmetic(values)
     assert (
         "(3 × 10 + 2 × 2) × 10 epochs ÷ 3 = <b>120 steps</b>" in html
     )  # 12 steps an epoch, the last one of one picture
     assert "5 pictures in 2 folders" in html
-    assert "<b>1,600 steps</b>" in texts.arithmetic(str(pictures), ".txt", "", 1, 1600)
+    assert "<b>1,600 steps</b>" in texts.arithmetic({**values, "max_train_epochs": ""})
     assert "<b>src" not in html
+
+
+def test_the_sum_knows_regularisation_and_buckets(pictures: Path, tmp_path_factory) -> None:
+    reg = tmp_path_factory.mktemp("reg") / "1_thing"
+    reg.mkdir()
+    Image.new("RGB", (64, 128)).save(reg / "0.png")
+    values = {"train_data_dir": str(pictures), "reg_data_dir": str(reg.parent), "max_train_epochs": 1}
+    html = texts.arithmetic({**values, "enable_bucket": True, "resolution": "64", "min_bucket_reso": 64})
+    assert "34 regularisation" in html  # 3 × 10 + 2 × 2, balanced
+    assert "<b>68 steps</b>" in html
 
 
 @pytest.mark.parametrize("folder", ["", "  ", None, "/nowhere/at all", "\0", __file__])
 def test_the_sum_without_pictures_says_so(folder) -> None:
-    html = texts.arithmetic(folder, ".txt", "x", None, None)
+    html = texts.arithmetic({"train_data_dir": folder, "max_train_epochs": "x"})
     assert "steps</b>" not in html
     assert html
 

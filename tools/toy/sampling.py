@@ -30,7 +30,7 @@ def sample(
     """One 64x64 picture per prompt, with seeds counted up from the first."""
     scheduler = DDIMScheduler(**SCHEDULE)
     scheduler.set_timesteps(steps)
-    states = encode_prompts(model, ["", *prompts])
+    states = encode_prompts(model, ["", *prompts]).states
     context = torch.cat([states[:1].expand_as(states[1:]), states[1:]])
     latents = initial_noise(list(range(first_seed, first_seed + len(prompts))))
     for timestep in scheduler.timesteps:
