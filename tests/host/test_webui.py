@@ -17,8 +17,7 @@ from PIL import Image
 
 from lora_train.errors import UserError
 from lora_train.grid.plan import Grid
-from lora_train.host import current, xyz
-from lora_train.host.webui import WebUIHost
+from lora_train.host.webui import WebUIHost, xyz
 
 
 def grid(prompt: str, **more: Any) -> Grid:

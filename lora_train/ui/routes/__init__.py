@@ -12,13 +12,13 @@ from typing import Any
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.responses import FileResponse, Response
 
-from .. import __version__
-from ..errors import UserError, UserErrors
-from ..jobs.manager import Manager
-from ..jobs.record import chart
-from ..settings import schema
-from . import guard
-from .installer import INSTALLER
+from ... import __version__
+from ...errors import UserError, UserErrors
+from ...jobs.manager import Manager
+from ...jobs.record import chart
+from ...settings import schema
+from .. import guard
+from ..installer import INSTALLER
 
 ROOT = "/lora-train/v1"
 _BODY = Depends(guard.json_body)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..grid.plan import Grid
-from .base import Sheet
+from ...errors import UserError
+from ...grid.plan import Grid
+from ..base import Sheet
 
 OnCell = Callable[[int, int], None]
 _AXIS = "Prompt S/R"

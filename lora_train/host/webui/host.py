@@ -1,0 +1,131 @@
+"""The host inside AUTOMATIC1111's WebUI and its forks.
+
+A1111 1.10.1 is the host this is run against; the forks (Forge, reForge, Classic, Neo) are told apart by what they
+offer, never by name. `modules.*` is the WebUI's own package, imported where it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ...grid.plan import Grid
+from ...paths import ROOT
+from ..base import Checkpoint, Sheet
+from .inside import device_type, flag, on_main_thread, optional, queue, shared
+from .memory import bring_back, forget_applied, forget_prompts, unload
+
+
+class WebUIHost:
+    """Implements base.Host by the WebUI's own means: its checkpoint, its LoRA list, its X/Y/Z plot."""
+
+    @property
+    def name(self) -> str:
+        """'Stable Diffusion WebUI v1.10.1'."""
+        forge = optional("modules_forge.forge_version")
+        if forge is not None:
+            return f"Stable Diffusion WebUI Forge {getattr(forge, 'version', '')}".strip()
+        tag = getattr(optional("modules.launch_utils"), "git_tag", None)
+        return f"Stable Diffusion WebUI {tag() if tag else ''}".strip()
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The one that is selected, whether or not it is loaded yet."""
+        from modules import sd_models
+
+        try:
+            info = sd_models.select_checkpoint()
+        except FileNotFoundError:
+            return None
+        return _checkpoint(info) if info else None
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Every checkpoint in the WebUI's list."""
+        from modules import sd_models
+
+        return [_checkpoint(info) for info in sd_models.checkpoints_list.values()]
+
+    def lora_dir(self) -> Path:
+        """--lora-dir, or models/Lora."""
+        from modules import paths_internal
+
+        chosen = flag("lora_dir")
+        return Path(chosen) if chosen else Path(paths_internal.models_path) / "Lora"
+
+    def data_dir(self) -> Path:
+        """Inside the extension's folder, so that it goes when that is removed; else in the WebUI's data folder."""
+        from modules import paths_internal
+
+        own = ROOT / "data"
+        writable = os.access(own if own.is_dir() else ROOT, os.W_OK)
+        return own if writable else Path(paths_internal.data_path) / "train-lora"
+
+    def environment(self) -> dict[str, str]:
+        """What a training process must know of the WebUI's flags: which GPU, or none."""
+        if "all" in (flag("use_cpu") or []):
+            return {"CUDA_VISIBLE_DEVICES": ""}
+        chosen = flag("device_id")
+        return {} if chosen is None else {"CUDA_VISIBLE_DEVICES": str(chosen)}
+
+    def restricted(self) -> bool:
+        """Whether strangers may reach this WebUI, or its owner hides the server's folders."""
+        return bool(flag("disable_extension_access") or flag("hide_ui_dir_config"))
+
+    def refresh_loras(self) -> None:
+        """List the files anew, and forget what is applied or kept: a file may have been replaced under its old name.
+
+        The WebUI itself compares names and weights only, and would go on drawing with the old file.
+        """
+        networks = sys.modules.get("networks")
+        with queue():
+            if networks is not None:
+                networks.list_available_networks()
+                forget_applied(networks)
+            forget_prompts()
+
+    @contextlib.contextmanager
+    def memory_for_training(self) -> Iterator[None]:
+        """Take the model off the GPU and, afterwards, put it back.
+
+        Generations wait meanwhile, as they do for the WebUI's own Train tab: A1111 doesn't move an unloaded model back
+        by itself, so that a generation would fail, and elsewhere it would take the memory that the training needs.
+        On a CPU there is nothing to move, and generations go on.
+        """
+        if device_type() == "cpu":
+            yield
+            return
+        with queue():
+            moved = on_main_thread(unload)
+            try:
+                yield
+            finally:
+                on_main_thread(lambda: bring_back(moved))
+
+    def draw(self, grid: Grid, on_cell: Callable[[int, int], None]) -> Sheet:
+        """Draw with the WebUI's X/Y/Z plot. on_cell may raise to end it. Raises UserError."""
+        from .xyz import draw
+
+        with queue():
+            on_cell(0, len(grid.loras) * len(grid.weights))
+            return on_main_thread(lambda: draw(grid, on_cell))
+
+
+def _checkpoint(info: Any) -> Checkpoint:
+    return Checkpoint(
+        path=Path(info.filename).absolute(),
+        title=info.title,
+        sha256=getattr(info, "sha256", None),
+        vae=_vae(info.filename),
+        clip_skip=int(getattr(shared().opts, "CLIP_stop_at_last_layers", 1) or 1),
+    )
+
+
+def _vae(checkpoint: str) -> Path | None:
+    """The separate VAE file that the WebUI would use with a checkpoint; None for the checkpoint's own."""
+    resolve = getattr(optional("modules.sd_vae"), "resolve_vae", None)
+    found: Any = resolve(checkpoint) if resolve else None
+    vae = found.tuple()[0] if hasattr(found, "tuple") else None
+    return Path(vae) if vae else None
