@@ -17,6 +17,7 @@ from PIL import Image
 
 from lora_train.errors import UserError
 from lora_train.grid.plan import Grid
+from lora_train.host import current
 from lora_train.host.webui import WebUIHost, xyz
 
 
