@@ -1,4 +1,4 @@
-"""`python -m bench`: compare, profile, cache, scan."""
+"""`python -m bench`: compare, profile, cache, scan, grid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_train.errors import UserError
 
-from . import cache, compare, scan
+from . import cache, compare, grid, scan
 
 
 def _profile(args: argparse.Namespace) -> dict[str, Any]:
@@ -46,6 +46,10 @@ def main() -> int:
     folders = verbs.add_parser("scan", help="time and memory of looking at a large dataset")
     folders.add_argument("--pictures", type=int, default=10000)
     folders.set_defaults(measure=scan.scan)
+
+    cells = verbs.add_parser("grid", help="the time of a grid against that of its pictures alone")
+    grid.add_arguments(cells)
+    cells.set_defaults(measure=grid.measure)
 
     args = parser.parse_args()
     try:

@@ -5,7 +5,8 @@ The first word of every event is its name; times are seconds since the epoch (UT
 stage     text: what it is doing before the first step
 cache     what ("pictures", "captions"), done, total: what is encoded for the whole run
 start     steps, epochs, steps_per_epoch, done, pictures, held_out, buckets, estimate, device, processes
-progress  step, total, epoch, loss, loss_average, lr, grad_norm, seconds, eta
+progress  step, total, epoch, loss, loss_average, lr, rates (the same by group: unet, textencoder…), grad_norm, seconds,
+          eta, seconds_per_step (on average), memory (bytes that it holds now)
 saved     path, epoch, step
 state     path (a folder to resume from), epoch, step
 validation  step, epoch, within (an epoch), train, held_out (or null), band (first and last candidate epoch, or null)
@@ -16,11 +17,14 @@ warning   text
 error     text: what is wrong and what to do about it
 done      path, steps, seconds
 stopped   path (nothing saved: null), steps, seconds
+resumed   path, step: written by the job among a child's events; what was told after that step is told again
 """
 
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -36,14 +40,31 @@ def event(name: str, **values: Any) -> Event:
 
 
 def json_lines(stream: TextIO | None = None) -> Listener:
-    """A listener that writes each event as one line and flushes it."""
+    """A listener that writes each event as one line and flushes it.
+
+    Once nobody reads standard output any more, events go nowhere: a run whose starter is gone still saves its state.
+    """
     out = stream or sys.stdout
 
     def write(e: Event) -> None:
-        out.write(json.dumps(e, ensure_ascii=True) + "\n")
-        out.flush()
+        try:
+            out.write(json.dumps(e, ensure_ascii=True) + "\n")
+            out.flush()
+        except OSError:
+            if stream is not None:
+                raise
+            _silence()
 
     return write
+
+
+def _silence() -> None:
+    """Send standard output nowhere, and standard error where it is a pipe: libraries write there too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    if stat.S_ISFIFO(os.fstat(sys.stderr.fileno()).st_mode):
+        os.dup2(nowhere, sys.stderr.fileno())
+    os.close(nowhere)
 
 
 def parse(line: str) -> Event | None:

@@ -1,4 +1,4 @@
-"""Registers the Train LoRA tab and its routes with the WebUI. Everything else is in the package lora_train.
+"""Registers with the WebUI: the tab Train LoRA, its routes, its axes of the X/Y/Z plot. All else is in lora_train.
 
 The WebUI runs this file again at every reload of its UI; the package, and with it a running job, stays loaded.
 """
@@ -32,6 +32,12 @@ def _add_routes(_, app):
     routes.add(app, instance())
 
 
+def _add_axes():
+    from lora_train.host.webui import axes
+
+    axes.register()
+
+
 def _tabs():
     try:
         page = _build_tab()
@@ -49,5 +55,6 @@ try:
 except Exception:  # noqa: BLE001 (the tab will say it)
     traceback.print_exc()
 
+script_callbacks.on_before_ui(_add_axes)
 script_callbacks.on_ui_tabs(_tabs)
 script_callbacks.on_app_started(_add_routes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -10,7 +12,7 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..paths import MINI_CHECKPOINT
 from .files import save
-from .plan import DEFAULT_WEIGHTS, Grid, series
+from .plan import DEFAULT_WEIGHTS, Grid, choose, series
 
 
 def add_arguments(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,7 +23,13 @@ def add_arguments(subparsers: argparse._SubParsersAction[argparse.ArgumentParser
     )
     parser.add_argument("--lora-dir", type=Path, required=True, help="folder of the run's LoRA files")
     parser.add_argument("--name", required=True, help="the run's name: NAME-000001.safetensors and so on")
-    parser.add_argument("--prompt", required=True, help="the same for every cell")
+    parser.add_argument(
+        "--prompt", action="append", required=True, help="the same for every cell; given again: a sheet for each"
+    )
+    parser.add_argument("--epochs", default="all", help="all, numbers such as 2,4-6, or band (needs --events)")
+    parser.add_argument(
+        "--events", type=Path, help="what `train --events` wrote: its last candidate band is what `--epochs band` draws"
+    )
     parser.add_argument("--negative-prompt", default="")
     parser.add_argument(
         "--weights", type=weights, default=DEFAULT_WEIGHTS, help="numbers with commas; 0 is without the LoRA"
@@ -47,15 +55,19 @@ def run(args: argparse.Namespace) -> int:
     out = _png(args.out)
     grid = grid_of(args)
     model = load_model(args.checkpoint, *placement())
-    with tqdm(total=len(grid.loras) * len(grid.weights), unit="cell") as bar:
+    with tqdm(total=grid.count, unit="cell") as bar:
 
         def drawn(done: int, total: int) -> None:
             bar.update(done - bar.n)
 
         sheet = make(model, grid, drawn)
     written = save(sheet, grid, out, args.checkpoint.stem)
-    print(f"Sheet: {written[0]}")
-    print(f"{len(written) - 1} cells: {written[1].parent}")
+    for path in written[: len(sheet.pages)]:
+        print(f"Sheet: {path}")
+    cells = written[len(sheet.pages) :]
+    print(f"{len(cells)} cells: {', '.join(dict.fromkeys(str(path.parent) for path in cells))}")
+    for error in sheet.errors:
+        print(f"Not drawn: {error}", file=sys.stderr)
     return 0
 
 
@@ -63,8 +75,8 @@ def grid_of(args: argparse.Namespace) -> Grid:
     """The grid that the arguments ask for."""
     side = 64 if args.checkpoint == MINI_CHECKPOINT else 512
     return Grid(
-        loras=series(args.lora_dir, args.name),
-        prompt=args.prompt,
+        loras=choose(series(args.lora_dir, args.name), args.epochs, _band(args.epochs, args.events)),
+        prompts=tuple(args.prompt),
         weights=tuple(args.weights),
         negative_prompt=args.negative_prompt,
         seed=args.seed,
@@ -75,6 +87,23 @@ def grid_of(args: argparse.Namespace) -> Grid:
         height=args.height or side,
         clip_skip=args.clip_skip,
     )
+
+
+def _band(epochs: str, events: Path | None) -> list[int] | None:
+    """The candidate epochs that a training has told last."""
+    if epochs.strip().lower() != "band":
+        return None
+    remedy = "Give --events FILE of a training with validation pictures, or --epochs 2,4-6"
+    if events is None:
+        raise UserError("the candidate band is not known", where="--epochs band", remedy=remedy)
+    try:
+        lines = [json.loads(line) for line in events.read_text(encoding="utf-8").splitlines() if line.strip()]
+        bands = [line["band"] for line in lines if line.get("event") == "validation" and line.get("band")]
+    except (OSError, ValueError, AttributeError):
+        raise UserError("these are no events of a training", where=events, remedy=remedy) from None
+    if not bands:
+        raise UserError("the training has found no candidate band", where=events, remedy=remedy)
+    return list(bands[-1])
 
 
 def weights(text: str) -> tuple[float, ...]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from ..errors import UserError
 from ..files import replace_file
 from ..header import read_header
-from .plan import Grid
+from .plan import Grid, epoch_file, grid_from
 from .sheet import Sheet
 
 RECIPE_KEY = "train-lora-grid"
@@ -21,26 +20,41 @@ _NOT_A_GRID = "Choose a picture that Train LoRA's grid has written"
 
 
 def save(sheet: Sheet, grid: Grid, out: str | Path, model_name: str = "") -> list[Path]:
-    """Write the sheet to `out` and the cells into the folder of its stem; returns all paths, the sheet first.
+    """Write the sheets to `out` (NAME.png, then NAME-2.png …) and the cells into the folders of their names.
 
-    model_name: the checkpoint's name for the cells' text, where it is known.
+    model_name: the checkpoint's name for the cells' text, where it is known. Returns all paths, the sheets first.
     """
+    sheets, cells = sheet_paths(grid, out), cell_paths(grid, out)
+    written = []
+    for number, page in enumerate(sheet.pages):
+        texts = {"parameters": shared_parameters(grid, number, model_name), RECIPE_KEY: grid.to_json()}
+        _write_png(page.picture, sheets[number], texts)
+        for row, pictures in enumerate(page.cells):
+            for column, cell in enumerate(pictures):
+                if cell is not None:
+                    path = cells[number][row][column]
+                    text = page.texts[row][column] if page.texts else ""
+                    text = text or parameters(grid, Path(grid.loras[row]), grid.weights[column], number, model_name)
+                    _write_png(cell, path, {"parameters": text})
+                    written.append(path)
+    return sheets[: len(sheet.pages)] + written
+
+
+def sheet_paths(grid: Grid, out: str | Path) -> list[Path]:
+    """Where the sheet of each page lies."""
     out = Path(out)
-    _write_png(sheet.picture, out, {"parameters": shared_parameters(grid, model_name), RECIPE_KEY: grid.to_json()})
-    written = [out]
+    return [out if page == 0 else out.with_stem(f"{out.stem}-{page + 1}") for page in range(len(grid.prompts))]
+
+
+def cell_paths(grid: Grid, out: str | Path) -> list[list[list[Path]]]:
+    """Where the cells lie, page by page and row by row."""
     names = cell_names(grid)
-    for row, cells in enumerate(sheet.cells):
-        for column, cell in enumerate(cells):
-            path = out.parent / out.stem / names[row][column]
-            text = parameters(grid, Path(grid.loras[row]), grid.weights[column], model_name)
-            _write_png(cell, path, {"parameters": text})
-            written.append(path)
-    return written
+    return [[[sheet.with_suffix("") / name for name in row] for row in names] for sheet in sheet_paths(grid, out)]
 
 
 def cell_names(grid: Grid) -> list[list[str]]:
     """File names of the cells, row by row, such as epoch-003_weight-0.80.png; no two are the same."""
-    rows = [_row_name(label) for label in grid.labels]
+    rows = [_row_name(Path(lora)) for lora in grid.loras]
     if len(set(rows)) < len(rows):
         rows = [f"{index + 1:02}-{row}" for index, row in enumerate(rows)]
     columns = [f"{weight:.2f}" for weight in grid.weights]
@@ -49,16 +63,16 @@ def cell_names(grid: Grid) -> list[list[str]]:
     return [[f"{row}_weight-{column}.png" for column in columns] for row in rows]
 
 
-def parameters(grid: Grid, lora: Path, weight: float, model_name: str = "") -> str:
+def parameters(grid: Grid, lora: Path, weight: float, page: int = 0, model_name: str = "") -> str:
     """A cell's generation parameters in the WebUI's own form, the LoRA's hash among them while its file is there."""
     digest = _lora_hash(lora)
     hashes = {"Lora hashes": json.dumps(f"{lora.stem}: {digest}", ensure_ascii=False)} if digest else {}
-    return _infotext(grid, f"{grid.prompt} <lora:{lora.stem}:{weight:g}>".strip(), model_name, hashes)
+    return _infotext(grid, f"{grid.prompts[page]} <lora:{lora.stem}:{weight:g}>".strip(), model_name, hashes)
 
 
-def shared_parameters(grid: Grid, model_name: str = "") -> str:
-    """The same for the sheet: what its cells share, without a LoRA."""
-    return _infotext(grid, grid.prompt, model_name)
+def shared_parameters(grid: Grid, page: int = 0, model_name: str = "") -> str:
+    """The same for a sheet: what its cells share, without a LoRA."""
+    return _infotext(grid, grid.prompts[page], model_name)
 
 
 def read_recipe(png: str | Path) -> Grid:
@@ -74,22 +88,9 @@ def read_recipe(png: str | Path) -> Grid:
     if text is None:
         raise UserError("the picture holds no grid's recipe", where=png, remedy=_NOT_A_GRID)
     try:
-        return _grid(json.loads(text))
+        return grid_from(json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError("the recipe in the picture is damaged", where=png, remedy=_NOT_A_GRID) from None
-
-
-def _grid(recipe: dict[str, Any]) -> Grid:
-    """Numbers, words and lists of the right kinds; what a later version has added is left out."""
-    kinds: dict[str, Callable[[Any], Any]] = {
-        "loras": lambda loras: tuple(str(lora) for lora in loras),
-        "weights": lambda weights: tuple(float(weight) for weight in weights),
-        **dict.fromkeys(("prompt", "negative_prompt", "sampler"), str),
-        **dict.fromkeys(("seed", "steps", "width", "height"), int),
-        "cfg_scale": float,
-        "clip_skip": lambda layer: None if layer is None else int(layer),
-    }
-    return Grid(**{name: kind(recipe[name]) for name, kind in kinds.items() if name in recipe})
 
 
 def _infotext(grid: Grid, prompt: str, model_name: str, more: Mapping[str, str] = MappingProxyType({})) -> str:
@@ -119,9 +120,10 @@ def _quoted(value: str) -> str:
     return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",:\n") else value
 
 
-def _row_name(label: str) -> str:
-    kind, _, number = label.partition(" ")
-    return f"epoch-{int(number):03}" if kind == "epoch" and number.isdigit() else label.replace(" ", "-")
+def _row_name(lora: Path) -> str:
+    """A later look at the files must give the same, so that only the name counts."""
+    file = epoch_file(lora)
+    return f"epoch-{file.epoch:03}" if file.epoch is not None and not file.last else lora.stem.replace(" ", "-")
 
 
 def _write_png(picture: Image.Image, path: Path, texts: dict[str, str]) -> None:

@@ -1,47 +1,58 @@
-"""Draw a grid's cells on a loaded checkpoint: one LoRA file after another, every weight of each."""
+"""Draw a grid's cells on a loaded checkpoint: LoRA by LoRA, each at every weight, the prompts together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from PIL import Image
 
 from ..errors import UserError
 from ..model.load import StableDiffusion
-from ..model.sample import check, sample
-from ..network.kohya import read_lora
+from ..model.sample import check, sample_many
+from ..network.kohya import open_lora, read_lora
 from ..network.lora import LoraNetwork
 from .plan import Grid
-from .sheet import Sheet, draw, title
+from .sheet import Sheet, page
 
 OnCell = Callable[[int, int], None]
 Switch = Callable[[str], LoraNetwork]
 
+_PIXELS_AT_ONCE = 4 * 512 * 512
+_TOKEN_LENGTHS = (None, 150, 225)
+
 
 def make(model: StableDiffusion, grid: Grid, on_cell: OnCell = lambda done, total: None) -> Sheet:
-    """The labelled sheet and its cells; calls on_cell(done, total) after each cell. The model is left as it was.
+    """The labelled sheets and their cells; calls on_cell(done, total) after each cell. The model is left as it was.
 
     A weight of 0 is the checkpoint's own picture, drawn without any adapter. Raises UserError naming the file at fault,
-    before the first cell is drawn.
+    before the first cell is drawn; a file that fails later leaves its row empty and is told in the sheet's errors.
     """
-    _check(grid)
-    total = len(grid.loras) * len(grid.weights)
+    kinds = _check(grid)
+    base = pictures(model, grid) if 0 in grid.weights else []
+    rows: list[list[list[Image.Image | None]]] = []  # LoRA, weight, prompt
+    errors: list[str] = []
+    done = 0
     with attaching(model) as attach:
-        for lora in grid.loras:
+        for lora in reversed(kinds):  # the first one stays: to put layers on a model takes as long as a small picture
             attach(lora)
-    base = picture(model, grid) if 0 in grid.weights else None
-    rows: list[tuple[Image.Image, ...]] = []
-    with attaching(model) as attach:
         for lora in grid.loras:
-            network, row = attach(lora), []
+            rows.append([])
+            try:
+                network = attach(lora)
+            except UserError as error:
+                errors.append(str(error))
+                network = None
             for weight in grid.weights:
-                row.append(base.copy() if base and weight == 0 else _weighted(model, network, weight, grid))
-                on_cell(len(rows) * len(grid.weights) + len(row), total)
-            rows.append(tuple(row))
-    return Sheet(draw(grid, rows, title(grid, model.path.stem)), tuple(rows))
+                rows[-1].append(_cells(model, grid, network, weight, base))
+                for _ in grid.prompts:
+                    done += 1
+                    on_cell(done, grid.count)
+    if len(errors) == len(grid.loras):
+        raise UserError(errors[0])
+    pages = [[[cells[number] for cells in row] for row in rows] for number in range(len(grid.prompts))]
+    return Sheet(tuple(page(grid, n, cells, model.path.stem) for n, cells in enumerate(pages)), tuple(errors))
 
 
 def placement() -> tuple[torch.dtype, str]:
@@ -49,20 +60,33 @@ def placement() -> tuple[torch.dtype, str]:
     return (torch.float16, "cuda") if torch.cuda.is_available() else (torch.float32, "cpu")
 
 
-def picture(model: StableDiffusion, grid: Grid) -> Image.Image:
-    """What the model as it stands draws for a grid's prompt and seed."""
-    return sample(
-        model,
-        grid.prompt,
-        grid.negative_prompt,
-        seed=grid.seed,
-        steps=grid.steps,
-        cfg_scale=grid.cfg_scale,
-        sampler=grid.sampler,
-        width=grid.width,
-        height=grid.height,
-        clip_skip=grid.clip_skip,
-    )
+def pictures(model: StableDiffusion, grid: Grid) -> list[Image.Image]:
+    """What the model as it stands draws for each of a grid's prompts, several at a time where they are small.
+
+    In company a picture may differ by a level of 255 here and there from the same one drawn alone.
+    """
+    at_once = max(1, _PIXELS_AT_ONCE // (grid.width * grid.height))
+    lengths = [_token_length(model, prompt, grid.negative_prompt) for prompt in grid.prompts]
+    drawn: dict[int, Image.Image] = {}
+    for length in dict.fromkeys(lengths):
+        alike = [number for number, its in enumerate(lengths) if its == length]
+        for start in range(0, len(alike), at_once):
+            part = alike[start : start + at_once]
+            made = sample_many(
+                model,
+                [grid.prompts[number] for number in part],
+                [grid.seed] * len(part),
+                grid.negative_prompt,
+                steps=grid.steps,
+                cfg_scale=grid.cfg_scale,
+                sampler=grid.sampler,
+                width=grid.width,
+                height=grid.height,
+                clip_skip=grid.clip_skip,
+                max_token_length=length,
+            )
+            drawn |= dict(zip(part, made, strict=True))
+    return [drawn[number] for number in range(len(grid.prompts))]
 
 
 @contextmanager
@@ -95,18 +119,32 @@ def attaching(model: StableDiffusion) -> Iterator[Switch]:
             network.remove()
 
 
-def _weighted(model: StableDiffusion, network: LoraNetwork, weight: float, grid: Grid) -> Image.Image:
+def _cells(
+    model: StableDiffusion, grid: Grid, network: LoraNetwork | None, weight: float, base: list[Image.Image]
+) -> list[Image.Image | None]:
+    """A cell for each page; `base` are those without a LoRA."""
+    if weight == 0:
+        return [picture.copy() for picture in base]
+    if network is None:
+        return [None] * len(grid.prompts)
     network.set_weight(weight, weight)
-    return picture(model, grid)
+    return list(pictures(model, grid))
 
 
-def _check(grid: Grid) -> None:
-    """Everything that can be known wrong before a model works on it."""
-    if not grid.loras:
-        raise UserError("a grid needs at least one LoRA file", where="loras")
-    if not grid.weights:
-        raise UserError("a grid needs at least one weight", where="weights", remedy="Give numbers such as 0.5,0.8,1")
+def _token_length(model: StableDiffusion, prompt: str, negative_prompt: str) -> int | None:
+    """How many tokens must be read so that no word is lost, as sample_many takes it; 225 at most."""
+    count = max(len(model.tokenizer(text).input_ids) for text in (prompt, negative_prompt)) - 2
+    return next((length for length in _TOKEN_LENGTHS if count <= (length or 75)), _TOKEN_LENGTHS[-1])
+
+
+def _check(grid: Grid) -> list[str]:
+    """Everything that can be known wrong without the model. Returns one file of each kind: those of equal tensors."""
+    for name, remedy in (("loras", ""), ("weights", "Give numbers such as 0.5,0.8,1"), ("prompts", "Give one")):
+        if not getattr(grid, name):
+            raise UserError(f"a grid needs at least one of its {name}", where=name, remedy=remedy)
     check(grid.sampler, grid.steps, grid.width, grid.height)
-    missing = next((lora for lora in grid.loras if not Path(lora).is_file()), None)
-    if missing:
-        raise UserError("there is no such LoRA file", where=missing, remedy="Check the folder and the name")
+    kinds: dict[frozenset[tuple[str, tuple[int, ...]]], str] = {}
+    for lora in grid.loras:
+        with open_lora(lora) as file:
+            kinds.setdefault(frozenset(file.shapes.items()), lora)
+    return list(kinds.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .plan import Grid
+from .plan import Grid, run_of
 
-Cells = Sequence[Sequence[Image.Image]]
+Cells = Sequence[Sequence[Image.Image | None]]
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 PAPER, INK, SOFT, RULE = (252, 252, 251), (28, 30, 34), (112, 116, 124), (222, 223, 226)
@@ -20,7 +19,9 @@ _LEGIBLE = 192
 """Smaller cells are enlarged by a whole factor to at least this many pixels wide."""
 _MAX_PIXELS = 100_000_000
 _MAX_PROMPT_LINES = 8
-_NARROWEST = 560
+_NARROWEST = 640
+_SMALLEST_TEXT = 22
+"""Pixels: a sheet of seven small cells is seen at about half its size."""
 
 _PLAIN_FONTS = ("DejaVuSans.ttf", "arial.ttf", "Arial.ttf", "Helvetica.ttc", "LiberationSans-Regular.ttf")
 _WIDE_FONTS = (
@@ -36,11 +37,23 @@ _WIDE_FONTS = (
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A drawn grid: the labelled sheet, and its cells row by row (one row a LoRA, one column a weight)."""
+class Page:
+    """One prompt's labelled sheet, and its cells row by row (one row a LoRA, one column a weight); None: not drawn.
+
+    texts: the cells' generation parameters, where the host has written them itself.
+    """
 
     picture: Image.Image
-    cells: tuple[tuple[Image.Image, ...], ...]
+    cells: tuple[tuple[Image.Image | None, ...], ...]
+    texts: tuple[tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A drawn grid: a page for each prompt, and for people why cells are missing."""
+
+    pages: tuple[Page, ...]
+    errors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,9 +80,14 @@ class _Layout:
         return self.left + column * (self.cell[0] + self.gap), self.top + row * (self.cell[1] + self.gap)
 
 
-def draw(grid: Grid, cells: Cells, title: str) -> Image.Image:
-    """The sheet of a grid whose cells are drawn: cells[row][column], a row for each LoRA, a column for each weight."""
-    layout = _layout(grid)
+def page(grid: Grid, number: int, cells: Cells, model_name: str = "", texts: tuple[tuple[str, ...], ...] = ()) -> Page:
+    """A page with its labelled sheet; cells[row][column]: a row for each LoRA, a column for each weight."""
+    return Page(draw(grid, cells, title(grid, model_name), grid.prompts[number]), tuple(map(tuple, cells)), texts)
+
+
+def draw(grid: Grid, cells: Cells, title: str, prompt: str) -> Image.Image:
+    """A page whose cells are drawn: cells[row][column], a row for each LoRA, a column for each weight."""
+    layout = _layout(grid, prompt)
     picture = Image.new("RGB", layout.size, PAPER)
     pen = ImageDraw.Draw(picture)
     _draw_header(pen, layout, title, settings_line(grid))
@@ -82,7 +100,7 @@ def draw(grid: Grid, cells: Cells, title: str) -> Image.Image:
 
 def title(grid: Grid, model_name: str = "") -> str:
     """A sheet's first line: the run's name, and the checkpoint's where it is known."""
-    run = re.sub(r"-\d{6}$", "", Path(grid.loras[0]).stem) if grid.loras else "grid"
+    run = run_of(Path(grid.loras[0])) if grid.loras else "grid"
     return f"{run} on {model_name}" if model_name else run
 
 
@@ -98,15 +116,15 @@ def settings_line(grid: Grid) -> str:
     return "  ·  ".join([*parts, f"clip skip {grid.clip_skip}"] if grid.clip_skip else parts)
 
 
-def _layout(grid: Grid) -> _Layout:
+def _layout(grid: Grid, prompt: str) -> _Layout:
     cell = _cell_size(grid)
-    text = max(18, min(44, cell[0] // 13))
+    text = max(_SMALLEST_TEXT, min(44, cell[0] // 12))
     gap, margin = max(6, text // 2), text * 3 // 2
     labels = max(_width(label, text) for label in (*grid.labels, "weight"))
     left = margin + labels + text
     right = left + len(grid.weights) * (cell[0] + gap) - gap
     width = max(right + margin, _NARROWEST)
-    header = _header_lines(grid, text, width - 2 * margin)
+    header = _header_lines(grid, prompt, text, width - 2 * margin)
     top = margin + round(text * 1.5) + text // 2 + _line(text) * (len(header) + 1) + text + 2 * text
     bottom = top + len(grid.loras) * (cell[1] + gap) - gap
     return _Layout(cell, text, left, top, (width, bottom + margin), header)
@@ -121,8 +139,8 @@ def _cell_size(grid: Grid) -> tuple[int, int]:
     return max(16, int(width * shrink)), max(16, int(height * shrink))
 
 
-def _header_lines(grid: Grid, text: int, width: int) -> tuple[str, ...]:
-    lines = wrap(grid.prompt or "(no prompt)", text, width)
+def _header_lines(grid: Grid, prompt: str, text: int, width: int) -> tuple[str, ...]:
+    lines = wrap(prompt or "(no prompt)", text, width)
     if grid.negative_prompt:
         lines += wrap(f"negative: {grid.negative_prompt}", text, width)
     if len(lines) > _MAX_PROMPT_LINES:
@@ -135,9 +153,9 @@ def _draw_header(pen: ImageDraw.ImageDraw, layout: _Layout, title: str, settings
     _write(pen, (x, y), _cut(title, round(layout.text * 1.5), layout.size[0] - 2 * x), round(layout.text * 1.5), INK)
     y += round(layout.text * 1.5) + layout.text // 2
     for line in layout.header:
-        _write(pen, (x, y), line, layout.text, INK)
+        _write(pen, (x, y + layout.text), line, layout.text, INK, "ls")  # letters of two fonts on one line's height
         y += _line(layout.text)
-    _write(pen, (x, y), settings, layout.text, SOFT)
+    _write(pen, (x, y + layout.text), settings, layout.text, SOFT, "ls")
     y += _line(layout.text) + layout.text // 3
     pen.line([(x, y), (layout.size[0] - x, y)], fill=RULE, width=max(1, layout.text // 15))
 
@@ -154,15 +172,18 @@ def _draw_labels(pen: ImageDraw.ImageDraw, layout: _Layout, grid: Grid) -> None:
 
 
 def _draw_cell(
-    picture: Image.Image, pen: ImageDraw.ImageDraw, layout: _Layout, cell: Image.Image, corner: tuple[int, int]
+    picture: Image.Image, pen: ImageDraw.ImageDraw, layout: _Layout, cell: Image.Image | None, corner: tuple[int, int]
 ) -> None:
-    shown = cell.convert("RGB")
-    if shown.size != layout.cell:
-        grows = layout.cell[0] > shown.width
-        shown = shown.resize(layout.cell, Image.Resampling.BICUBIC if grows else Image.Resampling.LANCZOS)
-    picture.paste(shown, corner)
-    x, y = corner
-    pen.rectangle([x - 1, y - 1, x + layout.cell[0], y + layout.cell[1]], outline=RULE)
+    (x, y), (width, height) = corner, layout.cell
+    if cell is None:
+        _write(pen, (x + width // 2, y + height // 2), "not drawn", layout.text, SOFT, "mm")
+    else:
+        shown = cell.convert("RGB")
+        if shown.size != layout.cell:
+            grows = width > shown.width
+            shown = shown.resize(layout.cell, Image.Resampling.BICUBIC if grows else Image.Resampling.LANCZOS)
+        picture.paste(shown, corner)
+    pen.rectangle([x - 1, y - 1, x + width, y + height], outline=RULE)
 
 
 def wrap(text: str, size: int, width: int) -> list[str]:

@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from ..errors import UserError
 from ..paths import MINI_CHECKPOINT
-from .base import Checkpoint, Grid, Sheet
+from .base import Captioner, Checkpoint, Grid, Sheet
 
 if TYPE_CHECKING:
     from ..model.load import StableDiffusion
 
 _ENDINGS = (".safetensors", ".ckpt")
+_LANCZOS = "Lanczos"
 
 
 class StandaloneHost:
@@ -37,6 +40,11 @@ class StandaloneHost:
         self._models_dir = Path(models_dir) if models_dir else self._chosen.parent if self._chosen else None
         self._model: StableDiffusion | None = None
         self._lock = threading.RLock()
+        self._busy = ""
+
+    def capabilities(self) -> frozenset[str]:
+        """Grids, and the choice of a checkpoint."""
+        return frozenset({"grid", "choose"})
 
     def checkpoint(self) -> Checkpoint | None:
         """The chosen checkpoint; the embedded one where none was chosen; None where that is missing too."""
@@ -73,10 +81,41 @@ class StandaloneHost:
     def refresh_loras(self) -> None:
         """Nothing is cached: every grid reads its files."""
 
+    def environment(self) -> dict[str, str]:
+        """Nothing: a training sees what this process sees."""
+        return {}
+
+    def restricted(self) -> bool:
+        """No: who may come in is said where the page is served."""
+        return False
+
+    def language(self) -> str:
+        """The browser's."""
+        return ""
+
+    def busy(self) -> str:
+        """Whether it draws, or a training has its memory."""
+        return self._busy
+
+    def captioners(self) -> list[Captioner]:
+        """None."""
+        return []
+
+    def upscalers(self) -> list[str]:
+        """Lanczos, which needs no model."""
+        return [_LANCZOS]
+
+    def upscale(self, picture: Image.Image, name: str, width: int, height: int) -> Image.Image:
+        """By Lanczos. Raises UserError."""
+        if name != _LANCZOS:
+            remedy = f"Choose {_LANCZOS}; upscalers with a model are the WebUI's"
+            raise UserError(f"without a WebUI there is no upscaler {name!r}", where="upscaler", remedy=remedy)
+        return picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+
     @contextmanager
     def memory_for_training(self) -> Iterator[None]:
         """The model is dropped, and no grid is drawn meanwhile; the next one loads it again."""
-        with self._lock:
+        with self._lock, self._doing("a training has the GPU"):
             self.release()
             yield
 
@@ -84,12 +123,20 @@ class StandaloneHost:
         """Draw a grid on the chosen checkpoint."""
         from ..grid.run import make  # diffusers takes seconds to import
 
-        with self._lock:
+        with self._lock, self._doing("drawing"):
             try:
                 return make(self._loaded(), grid, on_cell)
             except BaseException:
                 self.release()  # whatever went wrong, the next grid starts from the file
                 raise
+
+    @contextmanager
+    def _doing(self, what: str) -> Iterator[None]:
+        before, self._busy = self._busy, what
+        try:
+            yield
+        finally:
+            self._busy = before
 
     def release(self) -> None:
         """Drop the model and give its memory back."""

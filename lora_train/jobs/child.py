@@ -19,6 +19,7 @@ from typing import IO
 from ..errors import BAD_INPUT
 from ..events import Event, parse
 from . import packages
+from .lock import device_name
 
 _KEPT_LINES = 200
 _OWN_GROUP = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0) | getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows
@@ -35,13 +36,23 @@ class Engine:
         """Raises UserError, naming the remedy, unless the packages are there and work."""
         return packages.environment()
 
+    def device(self, environment: dict[str, str]) -> str:
+        """The GPU that a training in this environment uses, as lock.device_name says it; empty for a CPU."""
+        return device_name(environment)
+
 
 class Child:
     """One running child. Events go to `on_event`, in the order told; every other line goes to the log."""
 
     def __init__(
-        self, command: Sequence[str], env: dict[str, str], log: Path, on_event: Callable[[Event], None]
+        self,
+        command: Sequence[str],
+        env: dict[str, str],
+        log: Path,
+        on_event: Callable[[Event], None],
+        inherit: tuple[int, ...] = (),
     ) -> None:
+        """inherit: open files that the child holds too until it ends."""
         self._on_event = on_event
         self._tail: deque[str] = deque(maxlen=_KEPT_LINES)
         self._write_lock = threading.Lock()
@@ -56,6 +67,7 @@ class Child:
                 stderr=subprocess.PIPE,
                 start_new_session=os.name != "nt",  # Ctrl-C and signals for us are not for the child
                 creationflags=_OWN_GROUP,
+                pass_fds=inherit,
             )
         except BaseException:
             self._log.close()
@@ -65,12 +77,17 @@ class Child:
             self._reader(self._process.stderr, events=False),
         ]
 
+    @property
+    def pid(self) -> int:
+        """Its number among the system's processes."""
+        return self._process.pid
+
     def wait(self) -> int:
         """Wait until the child has ended and everything it said has been heard; its exit code."""
         code = self._process.wait()
         for reader in self._readers:
             reader.join(timeout=10)  # a grandchild may hold the pipe
-        with self._write_lock:
+        with self._write_lock, contextlib.suppress(OSError):
             self._log.close()
         self._close_stdin()
         return code
@@ -108,14 +125,21 @@ class Child:
             line = raw.decode("utf-8", errors="replace").rstrip("\r\n")
             told = parse(line) if events else None
             if told is not None:
-                self._on_event(told)
+                self._tell(told, line)
             elif shown := line.rsplit("\r", 1)[-1].rstrip():  # of a progress bar, its last state
                 self._keep(shown)
         pipe.close()
 
+    def _tell(self, told: Event, line: str) -> None:
+        """Whatever is wrong with an event, reading goes on: a child that nobody reads hangs on a full pipe."""
+        try:
+            self._on_event(told)
+        except Exception as error:  # noqa: BLE001
+            self._keep(f"{type(error).__name__}: {error} in {line}")
+
     def _keep(self, line: str) -> None:
         self._tail.append(line)
-        with self._write_lock:
+        with self._write_lock, contextlib.suppress(OSError):  # a full disk
             if not self._log.closed:
                 self._log.write(line + "\n")
                 self._log.flush()

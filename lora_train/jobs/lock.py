@@ -1,8 +1,13 @@
-"""A lock between processes that ends with its holder, however that ends."""
+"""Locks between processes that end with their holder, however that ends."""
 
 from __future__ import annotations
 
+import getpass
 import os
+import re
+import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -14,32 +19,86 @@ class ProcessLock:
         self._path = path
         self._file: IO[bytes] | None = None
 
-    def take(self) -> bool:
-        """Take the lock; False where another holds it, in this process or elsewhere."""
+    def take(self, patience: float = 0.0) -> bool:
+        """Take the lock; False where another holds it for `patience` seconds, in this process or elsewhere."""
         if self._file:
             return False
         self._path.parent.mkdir(parents=True, exist_ok=True)
         file = open(self._path, "ab")  # noqa: SIM115 (closed by release)
-        try:
-            _lock(file)
-        except OSError:
-            file.close()
-            return False
-        self._file = file
-        return True
+        end = time.monotonic() + patience
+        while True:
+            try:
+                _lock(file)
+            except OSError:
+                if time.monotonic() >= end:
+                    file.close()
+                    return False
+                time.sleep(0.05)
+            else:
+                self._file = file
+                return True
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Give the lock back, also for children that share it."""
         if self._file:
+            _unlock(self._file)
             self._file.close()
             self._file = None
 
+    def held(self) -> bool:
+        """Whether it was taken through this object."""
+        return self._file is not None
+
     def held_elsewhere(self) -> bool:
         """Whether another process holds it."""
-        if self._file or not self._path.exists() or not self.take():
-            return not self._file and self._path.exists()
-        self.release()
-        return False
+        if self._file or not self._path.exists():
+            return False
+        try:
+            free = self.take()
+        except OSError:  # a folder that can't be written
+            return False
+        if free:
+            self.release()
+        return not free
+
+    def shared(self) -> tuple[int, ...]:
+        """What a child inherits in order to hold the lock too until it ends; nothing where the system can't do that."""
+        return (self._file.fileno(),) if self._file and os.name != "nt" else ()
+
+
+def device_lock(data_dir: Path, device: str) -> ProcessLock:
+    """The lock of the device that jobs run on: one a GPU for all programs of this user, one a data folder on a CPU.
+
+    device: as `device_name` gives it.
+    """
+    if not device:
+        return ProcessLock(data_dir / "jobs" / "lock")
+    user = re.sub(r"[^\w.-]", "_", _user())
+    return ProcessLock(
+        Path(tempfile.gettempdir()) / f"train-lora-{user}" / f"{re.sub(r'[^A-Za-z0-9-]', '_', device)}.lock"
+    )
+
+
+def device_name(environment: Mapping[str, str]) -> str:
+    """The GPU that a child of this environment trains on, such as "cuda-0"; empty for a CPU."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES", environment.get("HIP_VISIBLE_DEVICES"))
+    first = None if visible is None else visible.split(",")[0].strip()
+    if first in ("", "-1"):
+        return ""
+    try:
+        import torch
+    except ImportError:
+        return ""
+    if torch.cuda.is_available():
+        return f"cuda-{first or 0}"
+    return "mps" if torch.backends.mps.is_available() else ""
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # no such user, as in some containers
+        return str(getattr(os, "getuid", lambda: "user")())
 
 
 def _lock(file: IO[bytes]) -> None:
@@ -52,3 +111,10 @@ def _lock(file: IO[bytes]) -> None:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _unlock(file: IO[bytes]) -> None:
+    if os.name != "nt":  # there closing does it, for locks aren't inherited
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_UN)

@@ -33,6 +33,13 @@ def peak_memory(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def memory_now(device: torch.device) -> int:
+    """Bytes that this process holds: of the GPU where it trains on one, else of main memory."""
+    if device.type == "cuda":
+        return torch.cuda.memory_reserved(device)
+    return int(psutil.Process().memory_info().rss)
+
+
 class Report:
     """Listens to the loop; nothing here changes the weights."""
 
@@ -71,13 +78,16 @@ class Report:
         if not self._fetched:
             return
         numbers = torch.stack([torch.stack([r.loss.float(), r.grad_norm.float()]) for *_, r in self._fetched]).tolist()
+        names = [str(group.get("name", i)) for i, group in enumerate(self.step.optimizer.param_groups)]
+        memory = memory_now(self.step.model.device)
         for (done, epoch, result), (loss, norm) in zip(self._fetched, numbers, strict=True):
             if not self.step.waits:
                 self.step.watch.check(loss, norm, result.skipped)
             told = self.progress.after(done, epoch, loss, norm, result.rates)
-            self.emit(event("progress", **told))
+            rates = dict(zip(names, result.rates, strict=True))
+            a_step = round(self.progress.a_step, 4)
+            self.emit(event("progress", **told, rates=rates, seconds_per_step=a_step, memory=memory))
             if self.log:
-                names = [str(group.get("name", i)) for i, group in enumerate(self.step.optimizer.param_groups)]
                 average = told["loss_average"]
                 self.log.scalars(done, step_values(loss, average, norm, names, result.rates, self.settings))
         self._fetched.clear()

@@ -1,4 +1,8 @@
-"""Who may call our routes: whoever the host lets in, from the host's own page or as a script."""
+"""Who may call our routes: whoever the host lets in, from the host's own page or as a script.
+
+A script sends the name and password of --api-auth. A page that asks for a login shows it by gradio's own means. Where
+there is --api-auth and the page is open, only the page itself may, which hands back a cookie that it was given.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.routing import APIRoute
 
 _MOST_BYTES = 1 << 20
+_COOKIE = (f"train_lora_{secrets.token_hex(4)}", secrets.token_urlsafe(24))  # cookies know no ports: a name of our own
 
 
 def allowed(app: FastAPI) -> Callable[[Request], Awaitable[None]]:
@@ -22,11 +27,25 @@ def allowed(app: FastAPI) -> Callable[[Request], Awaitable[None]]:
 
     async def check(request: Request) -> None:
         pairs = credentials()
-        if _sent(request) in pairs or await _logged_in(app, request, needed=bool(pairs)):
+        if _sent(request) in pairs:
             return
-        raise HTTPException(401, "Not authenticated", headers={"WWW-Authenticate": "Basic"} if pairs else None)
+        page = await _page(app, request)
+        if page == "known" or (page == "open" and (not pairs or _from_page(request))):
+            return
+        raise HTTPException(401, "Not authenticated", headers=_challenge(request) if pairs else None)
 
     return check
+
+
+def _challenge(request: Request) -> dict[str, str] | None:
+    """Scripts are asked for the password; a page is not, as its browser would ask for it again and again."""
+    page = "referer" in request.headers or "sec-fetch-mode" in request.headers
+    return None if page else {"WWW-Authenticate": "Basic"}
+
+
+def page_cookie() -> str:
+    """`name=value` of the cookie that our page has to set; "" where it needs none."""
+    return "=".join(_COOKIE) if credentials() else ""
 
 
 async def json_body(request: Request) -> dict[str, Any]:
@@ -46,11 +65,14 @@ async def json_body(request: Request) -> dict[str, Any]:
 
 
 async def same_site(request: Request) -> None:
-    """Refuse what another site's page sends in the user's name."""
-    origin, host = request.headers.get("origin"), request.headers.get("host", "")
-    foreign = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
-    if foreign or request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-        raise HTTPException(403, "another site's page may not do that")
+    """Refuse what another site's page sends in the user's name. A browser that says where it comes from is believed."""
+    said, origin, host = (request.headers.get(name) for name in ("sec-fetch-site", "origin", "host"))
+    if said is not None:
+        foreign = said not in ("same-origin", "none") or origin == "null"
+    else:
+        foreign = origin is not None and urlsplit(origin).netloc.lower() != (host or "").lower()
+    if foreign:
+        raise HTTPException(403, "another site's page may not do that; a proxy has to pass on the header Host")
 
 
 def credentials() -> set[tuple[str, str]]:
@@ -77,20 +99,29 @@ def _same(given: tuple[str, str], known: tuple[str, str]) -> bool:
     return all(same)
 
 
-async def _logged_in(app: FastAPI, request: Request, needed: bool) -> bool:
-    """What gradio's own login says; without gradio's page (--nowebui), whether no password is needed."""
+def _from_page(request: Request) -> bool:
+    name, value = _COOKIE
+    return secrets.compare_digest(request.cookies.get(name, "").encode(), value.encode())
+
+
+async def _page(app: FastAPI, request: Request) -> str:
+    """What gradio's own login says: "known" to who is logged in, "open" where nobody has to be, "closed".
+
+    Without gradio's page (--nowebui) nobody can log in: "open" unless there is any password.
+    """
     login = next((r for r in routes(app) if r.path.endswith("/login_check")), None)  # gradio 5: below /gradio_api
     if login is None:
-        return not needed and getattr(app, "auth", None) is None
+        return "closed" if credentials() or getattr(app, "auth", None) is not None else "open"
     user = login.dependant.dependencies[0].call
     try:
         found = user(request) if user else None
-        outcome = login.endpoint(await found if inspect.isawaitable(found) else found)
+        found = await found if inspect.isawaitable(found) else found
+        outcome = login.endpoint(found)
         if inspect.isawaitable(outcome):
             await outcome
     except HTTPException:
-        return False
-    return True
+        return "closed"
+    return "open" if found is None else "known"
 
 
 def routes(app: Any) -> Iterator[APIRoute]:

@@ -11,22 +11,21 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from starlette.routing import Mount
 
 from ..errors import UserError
 from ..host.standalone import StandaloneHost
 from ..jobs.manager import Manager
 from ..paths import ROOT
-from . import routes, tab
+from . import compat, routes, tab
 
 Login = tuple[str, str] | None
 _FONTS = ["system-ui", "Segoe UI", "Roboto", "Noto Sans", "Noto Sans CJK SC", "sans-serif"]
-_CSS = "footer { display: none !important } .gradio-container { max-width: 1400px !important; margin: 0 auto }"
+_CSS = """footer { display: none !important }
+.gradio-container { width: 100%; max-width: 1400px !important; margin: 0 auto }"""
 
 
 def host(checkpoint: Path | None, lora_dir: Path, data_dir: Path) -> StandaloneHost:
@@ -56,16 +55,15 @@ def login(auth: str | None, listen: bool) -> Login:
 def app(host: StandaloneHost, auth: Login = None) -> FastAPI:
     """The page and its routes."""
     manager = Manager(host)
-    page = tab.build(manager)
-    script = (ROOT / "javascript" / "train_lora.js").read_text(encoding="utf-8")
     outer = FastAPI(title=tab.TITLE, docs_url=None, redoc_url=None, openapi_url=None)
-    look: dict[str, Any] = {
-        "css": (ROOT / "style.css").read_text(encoding="utf-8") + _CSS,
-        "head": f"<script>{script}</script>",
-        "theme": gr.themes.Default(font=_FONTS, font_mono=["ui-monospace", "Consolas", "monospace"]),
-    }
-    gr.mount_gradio_app(outer, page, path="/", auth=auth, ssr_mode=False, footer_links=[], **look)
-    inner: Any = next(route.app for route in outer.routes if isinstance(route, Mount))
+    inner = compat.mount(
+        outer,
+        tab.build(manager),
+        auth=auth,
+        css=(ROOT / "style.css").read_text(encoding="utf-8") + _CSS,
+        scripts=[path.read_text(encoding="utf-8") for path in sorted((ROOT / "javascript").glob("*.js"))],
+        theme=gr.themes.Default(font=_FONTS, font_mono=["ui-monospace", "Consolas", "monospace"]),
+    )
     routes.add(outer, manager, login=inner)
     return outer
 

@@ -1,30 +1,31 @@
-"""Small pieces of HTML: everything in them that isn't ours is escaped."""
+"""Small pieces of HTML: everything in them that isn't ours is escaped. Words stand in nodes of their own, so that the
+page can translate them.
+"""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
-from .. import settings as settings_module
-from ..dataset.pictures import Dataset
-from ..dataset.source import open_dataset
 from ..errors import UserError, UserErrors
-from ..plan.steps import Plan, plan
 from .labels import LABELS, element, label
+from .sums import Sum
 
 _MOST_WARNINGS = 6
-_IN_TURN = threading.Lock()  # an answer for older fields must not overtake a newer one's
+_MOST_TAGS = 24
+_GIB = 1 << 30
 
 
 def errors(error: UserError) -> str:
-    """All problems in one block; each names its field, which the page marks too."""
+    """All problems in one block; each names its field, where the page says it too."""
+    return _problems("error", error)
+
+
+def _problems(kind: str, error: UserError) -> str:
     single = error.errors if isinstance(error, UserErrors) else [error]
     title = "This has to be mended first" if len(single) == 1 else f"{len(single)} things have to be mended first"
-    return _box("error", title, "".join(_error(e) for e in single))
+    return _box(kind, title, "".join(map(_error, single)))
 
 
 def _error(error: UserError) -> str:
@@ -32,11 +33,12 @@ def _error(error: UserError) -> str:
     field = where in LABELS or where.isidentifier()
     place = f"<b>{escape(label(where) if field else where)}</b> " if where else ""
     mark = f' data-field="{escape(element(where))}"' if field else ""
-    text = " ".join(f"{part.rstrip('.')}." for part in (_sentence(error.what), error.remedy) if part)
-    return f"<li{mark}>{place}{escape(text)}</li>"
+    parts = [f"{part.rstrip('.')}." for part in (sentence(error.what), error.remedy) if part]
+    return f"<li{mark}>{place}" + " ".join(f"<span>{escape(part)}</span>" for part in parts) + "</li>"
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """With a capital letter."""
     return text[:1].upper() + text[1:]
 
 
@@ -51,83 +53,212 @@ def _box(kind: str, title: str, items: str) -> str:
     return f'<div class="train-lora-box" data-kind="{kind}" role="{role}"><b>{escape(title)}</b>{listed}</div>'
 
 
-SUM = (
-    *("train_data_dir", "reg_data_dir", "dataset_config", "caption_extension", "max_train_epochs", "max_train_steps"),
-    *("train_batch_size", "gradient_accumulation_steps", "resolution", "enable_bucket", "min_bucket_reso"),
-    *("max_bucket_reso", "bucket_reso_steps", "bucket_no_upscale"),
-)
-"""Settings that decide how many steps a run has."""
+def empty(title: str, lines: Iterable[str] = ()) -> str:
+    """What stands where there is nothing yet, and what to do about it."""
+    told = "".join(f"<span>{escape(line)}</span>" for line in lines)
+    return f'<div class="train-lora-empty"><b>{escape(title)}</b>{told}</div>'
 
 
-def arithmetic(values: dict[str, Any]) -> str:
-    """What will be trained on, and how many steps that makes. values: the settings of SUM as the fields hold them."""
-    values = {name: value for name, value in values.items() if value not in ("", None)}
-    folders = [str(values.get(name, "")).strip() for name in ("train_data_dir", "reg_data_dir", "dataset_config")]
-    if not (folders[0] or folders[2]):
-        return _sum("Give a folder of pictures to see how many steps the training has.")
-    try:
-        with _IN_TURN:
-            dataset = _opened(tuple(sorted(values.items())), tuple(map(_stamp, folders)))
-            planned = plan(settings_module.from_dict(values)[0], dataset)
-    except UserError as error:
-        single = error.errors if isinstance(error, UserErrors) else [error]
-        return _box("warning", "No sum yet", "".join(_error(e) for e in single))
-    return _sum(f"{_steps(planned, values)}<small>{_pictures(planned)}</small>") + _warnings(dataset)
+# The sum beside the fields
 
 
-def _steps(planned: Plan, values: dict[str, Any]) -> str:
-    """The sum in numbers: exact where all pictures share batches, else with what the buckets' short batches add."""
-    trained = [folder for folder in planned.folders if not folder.is_reg]
-    terms = [f"{folder.pictures:,} × {folder.repeats:,}" for folder in trained]
-    regular = sum(folder.images for folder in planned.folders if folder.is_reg)
-    terms += [f"{regular:,} regularisation"] if regular else []
+def arithmetic(found: Sum | UserError | None) -> str:
+    """Steps, memory and time of the training that the fields describe; None: no pictures are named yet."""
+    if found is None:
+        return empty("No pictures yet.", ["Steps, memory and time appear here as soon as the step Pictures has some."])
+    if isinstance(found, UserError):
+        return _problems("warning", found)
+    plan, costs = found.plan, found.costs
+    facts = [
+        ("Steps", f"{plan.steps:,}"),
+        ("Steps an epoch", f"{plan.steps_per_epoch:,}"),
+        ("Memory", span([size / _GIB for size in costs.memory], "GiB")),
+        ("Time", duration(costs.seconds)),
+    ]
+    listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    formula = f"<p><code>{_formula(found)}</code> <span>pictures × repeats × epochs ÷ batch size</span></p>"
+    short = (
+        f"<p>{plan.extra_batches:,} batches an epoch come on top, since pictures of different shapes share none.</p>"
+        if plan.extra_batches
+        else ""
+    )
+    basis = _folded("How memory and time are reckoned", costs.basis)
+    return f'<div class="train-lora-sum"><dl class="train-lora-facts">{listed}</dl>{formula}{short}{basis}</div>'
+
+
+def _formula(found: Sum) -> str:
+    folders = found.plan.folders
+    terms = [f"{folder.pictures:,} × {folder.repeats:,}" for folder in folders if not folder.is_reg]
+    regular = sum(folder.images for folder in folders if folder.is_reg)
+    terms += [f"{regular:,}"] if regular else []
     images = " + ".join(terms)
-    batch = int(values.get("train_batch_size", 1)) * int(values.get("gradient_accumulation_steps", 1))
-    each = f"{planned.steps_per_epoch:,} steps an epoch"
-    if planned.extra_batches:
-        each += f" ({planned.extra_batches:,} more batches than with one shape)"
-    if "max_train_epochs" not in values:
-        return f"{images} ÷ {batch:,} = {each}; <b>{planned.steps:,} steps</b> in all"
+    batch = found.settings.train_batch_size * found.settings.gradient_accumulation_steps
     images = f"({images})" if len(terms) > 1 else images
-    more = f" · {each}" if planned.extra_batches else ""
-    return f"{images} × {planned.epochs:,} epochs ÷ {batch:,} = <b>{planned.steps:,} steps</b>{more}"
+    if not found.settings.max_train_epochs:
+        return f"{images} ÷ {batch:,} = {found.plan.steps_per_epoch:,}"
+    exact = "=" if not found.plan.extra_batches else "≈"
+    return f"{images} × {found.plan.epochs:,} ÷ {batch:,} {exact} {found.plan.steps:,}"
 
 
-def _pictures(planned: Plan) -> str:
-    trained = sum(not folder.is_reg for folder in planned.folders)
-    parts = ["1 picture" if planned.pictures == 1 else f"{planned.pictures:,} pictures"]
-    parts[0] += "" if trained == 1 else f" in {trained} folders"
-    if len(planned.buckets) > 1:
-        shapes = ", ".join(f"{b.width}×{b.height}: {b.images:,}" for b in planned.buckets[:_MOST_WARNINGS])
-        more = len(planned.buckets) - _MOST_WARNINGS
-        parts.append(f"{len(planned.buckets)} buckets ({shapes}{f' and {more} more' if more > 0 else ''})")
-    if planned.enlarged:
-        parts.append(f"{planned.enlarged:,} smaller than the resolution")
-    return " · ".join(["pictures × repeats × epochs ÷ batch size", *parts])
+def span(ends: Sequence[float], unit: str) -> str:
+    """Two numbers as a range: 5.2–7.8 GiB."""
+    low, high = (f"{end:.0f}" if end >= 10 else f"{end:.1f}" for end in ends)
+    return f"{low} {unit}" if low == high else f"{low}–{high} {unit}"
 
 
-def _sum(text: str) -> str:
-    return f'<div class="train-lora-sum">{text}</div>'
+def duration(seconds: Sequence[float]) -> str:
+    """A range of seconds in a unit that suits."""
+    high = seconds[1]
+    size, unit = (1, "s") if high < 120 else (60, "min") if high < 7200 else (3600, "h")
+    return span([second / size for second in seconds], unit)
 
 
-def _warnings(dataset: Dataset) -> str:
-    if not dataset.warnings:
+def aimed(found: Sum | UserError | None, wanted: int | None) -> str:
+    """Which repeats, or else which epochs, make the wanted number of steps."""
+    if not isinstance(found, Sum) or not found.aim:
+        return "" if not wanted else note("warning", "There are no pictures to reckon with yet")
+    aim = found.aim
+    trained = [(f, n) for f, n in zip(found.plan.folders, aim.repeats, strict=True) if not f.is_reg]
+    rows = [[escape(folder.name), f"{folder.repeats:,}", f"<b>{repeats:,}</b>"] for folder, repeats in trained]
+    table = _table(["Folder", "Repeats now", "Repeats then"], rows)
+    return (
+        '<div class="train-lora-aim">'
+        f"<p>With other repeats, {aim.epochs_kept:,} epochs make {aim.steps_by_repeats:,} steps. "
+        f"Rename the folders to these repeats:</p>{table}"
+        f"<p>With the repeats as they are, {aim.epochs:,} epochs make {aim.steps_by_epochs:,} steps.</p></div>"
+    )
+
+
+# What was understood of the pictures
+
+
+def pictures(found: Sum | UserError | None) -> str:
+    """Folders, shapes and warnings."""
+    if found is None:
+        return empty(
+            "No pictures yet.",
+            [
+                "Put 15 or more pictures of one person, thing or style into a folder, and give its path here.",
+                "To look around first, press Fill in the demo.",
+            ],
+        )
+    if isinstance(found, UserError):
+        return _problems("warning", found)
+    plan = found.plan
+    rows = [
+        [
+            f"{escape(folder.name)}{' <small>regularisation</small>' if folder.is_reg else ''}",
+            f"{folder.pictures:,}",
+            f"{folder.repeats:,}",
+            f"{folder.images:,}",
+        ]
+        for folder in plan.folders
+    ]
+    if len(rows) > 1:
+        total = sum(folder.pictures for folder in plan.folders)
+        rows.append(["<b>Together</b>", f"<b>{total:,}</b>", "", f"<b>{plan.images:,}</b>"])
+    heads = ["Folder", "Pictures", "Repeats", "Uses in an epoch"]
+    return _table(heads, rows) + _shapes(found) + warnings(found.dataset.warnings)
+
+
+def _shapes(found: Sum) -> str:
+    plan = found.plan
+    heads = ["Trained at", "Uses in an epoch", "Batches"]
+    rows = [[f"{s.width} × {s.height}", f"{s.images:,}", f"{s.batches:,}"] for s in plan.buckets]
+    several = len(rows) > 1
+    if several:  # else there is nothing to compare
+        heads += ["Places left empty", ""]
+        most = max(shape.images for shape in plan.buckets)
+        for row, shape in zip(rows, plan.buckets, strict=True):
+            bar = f'<i class="train-lora-share" style="width:{100 * shape.images / most:.0f}%"></i>'
+            row += [f"{shape.empty:,}", bar]
+    lines = []
+    if plan.enlarged:
+        lines.append(f"{plan.enlarged:,} of them are smaller than that, and are enlarged.")
+    if plan.mean_ar_error >= 0.02 and not found.settings.enable_bucket:
+        lines.append(
+            "Pictures of other shapes are cut to this one. Switch Buckets on to train them in shapes of their own."
+        )
+    notes = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    return _table(heads, rows, "train-lora-bars" if several else "") + notes
+
+
+def warnings(lines: Sequence[str]) -> str:
+    """What should be known of the pictures; nothing where there is nothing."""
+    if not lines:
         return ""
-    shown = [_sentence(text) for text in dataset.warnings[:_MOST_WARNINGS]]
-    more = len(dataset.warnings) - len(shown)
-    return note("warning", "About these pictures", [*shown, *([f"… and {more} more"] if more else [])])
+    more = len(lines) - _MOST_WARNINGS
+    told = [*map(sentence, lines[:_MOST_WARNINGS]), *([f"… and {more} more"] if more > 0 else [])]
+    return note("warning", "About these pictures", told)
 
 
-def _stamp(folder: str) -> tuple[float, ...]:
-    """Changes when files come or go in the folder or in those directly inside it."""
-    try:
-        path = Path(folder).expanduser()
-        inside = [entry for entry in path.iterdir() if entry.is_dir()][:200] if path.is_dir() else []
-        return tuple(place.stat().st_mtime for place in [path, *inside]) if folder else ()
-    except (OSError, ValueError):
-        return ()
+def tags(found: Sum | UserError | None) -> str:
+    """The most frequent tags of the captions, and a few captions."""
+    if not isinstance(found, Sum):
+        return empty("No captions yet.", ["They are read from the folder that the step Pictures names."])
+    count = found.plan.pictures
+    chips = "".join(
+        f"<li><span data-as-it-is>{escape(tag)}</span> <small>{uses:,}</small></li>"
+        for tag, uses in found.tags[:_MOST_TAGS]
+    )
+    shown = [picture for concept in found.dataset.concepts if not concept.is_reg for picture in concept.pictures][:4]
+    rows = [
+        [f"<span data-as-it-is>{escape(text)}</span>" for text in (one.path.name, one.caption or "–")] for one in shown
+    ]
+    title = f"<h4>Most frequent tags</h4><p>{len(found.tags):,} different tags in {count:,} captions</p>"
+    return f'{title}<ul class="train-lora-tags">{chips}</ul>' + _table(
+        ["Picture", "Caption"], rows, "train-lora-captions"
+    )
 
 
-@lru_cache(maxsize=8)
-def _opened(values: tuple[tuple[str, Any], ...], _seen: tuple[tuple[float, ...], ...]) -> Dataset:
-    return open_dataset(settings_module.from_dict(dict(values))[0])
+# A bake
+
+
+def baked(report: dict[str, Any]) -> str:
+    """The file and its error, block by block, from a bake's report."""
+    rows = [_block(result) for result in [*report["blocks"], report["total"]]]
+    heads = ["Block", "Modules", "Rank", "Size", "Relative error"]
+    lines = [report["out"]]
+    if report["left_out"]:
+        lines.append(f"{len(report['left_out']):,} modules are left out, since their sum is 0")
+    if report["unlisted"]:
+        lines.append(f"Left out, since they are not among the 17 blocks: {', '.join(report['unlisted'])}")
+    return note("ok", "The LoRA is written", lines) + _table(heads, rows)
+
+
+def _block(result: dict[str, Any]) -> list[str]:
+    least, greatest = result["rank_min"], result["rank_max"]
+    rank = f"{least}" if least == greatest else f"{least}–{greatest}"
+    name = escape(result["block"]) if result["block"] != "total" else "<b>Together</b>"
+    return [name, f"{result['modules']:,}", rank, f"{result['norm']:.3g}", f"{result['relative_error']:.1e}"]
+
+
+# Pieces
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
+    """heads are texts; the rows' cells are HTML. The first column is words, the others are numbers."""
+    top = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    classes = f"train-lora-table {kind}".strip()
+    return f'<table class="{classes}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _folded(title: str, lines: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(sentence(line))}</li>" for line in lines)
+    return f"<details><summary>{escape(title)}</summary><ul>{items}</ul></details>"
+
+
+def imported(taken: dict[str, Any], refused: Sequence[tuple[str, str]]) -> str:
+    """What a file of settings gave, and what of it was not taken over."""
+    items = "".join(
+        f"<li><b>{escape(name)}</b> <span>{escape(sentence(reason))}</span></li>" for name, reason in refused
+    )
+    box = _box("warning", "Not taken over", items) if refused else ""
+    rows = [
+        [f"<code>{escape(name)}</code>", f"<span data-as-it-is>{escape(str(value))}</span>"]
+        for name, value in taken.items()
+    ]
+    values = _table(["Setting", "Value"], rows, "train-lora-captions")
+    table = f"<details open><summary>Taken over</summary>{values}</details>"
+    return box + (table if taken else note("warning", "Nothing in this file could be taken over"))

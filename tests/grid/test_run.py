@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
 from PIL import Image
 
@@ -14,7 +16,7 @@ from lora_train.errors import UserError
 from lora_train.grid import cli
 from lora_train.grid.files import read_recipe
 from lora_train.grid.plan import Grid, series
-from lora_train.grid.run import make, picture
+from lora_train.grid.run import make, pictures
 from lora_train.model.load import StableDiffusion, load_model
 from lora_train.network.kohya import read_lora
 from lora_train.network.lora import LoraNetwork
@@ -25,7 +27,7 @@ from .conftest import write
 
 @pytest.fixture
 def grid(run_folder: Path) -> Grid:
-    return Grid(series(run_folder, "hina"), "a thing", (0.0, 0.5, 1.0), seed=7, steps=2, width=64, height=64)
+    return Grid(series(run_folder, "hina"), ("a thing",), (0.0, 0.5, 1.0), seed=7, steps=2, width=64, height=64)
 
 
 def test_every_cell_is_its_own_and_weight_0_is_the_checkpoints_picture(
@@ -33,20 +35,22 @@ def test_every_cell_is_its_own_and_weight_0_is_the_checkpoints_picture(
 ) -> None:
     told: list[tuple[int, int]] = []
     sheet = make(model, grid, lambda done, total: told.append((done, total)))
-    base = picture(load_model(narrow), grid).tobytes()  # a model that never saw a LoRA
+    [base] = [drawn.tobytes() for drawn in pictures(load_model(narrow), grid)]  # a model that never saw a LoRA
 
-    assert [len(row) for row in sheet.cells] == [3, 3, 3]
-    assert all(row[0].tobytes() == base for row in sheet.cells)
-    assert len({cell.tobytes() for row in sheet.cells for cell in row}) == 1 + 3 * 2
+    [page] = sheet.pages
+    assert [len(row) for row in page.cells] == [3, 3, 3]
+    assert all(row[0].tobytes() == base for row in page.cells)
+    assert len({cell.tobytes() for row in page.cells for cell in row}) == 1 + 3 * 2
+    assert sheet.errors == ()
     assert told == [(done, 9) for done in range(1, 10)]
-    assert picture(model, grid).tobytes() == base  # nothing stays behind
+    assert pictures(model, grid)[0].tobytes() == base  # nothing stays behind
 
 
 def test_adapters_at_weight_0_change_nothing_either(model: StableDiffusion, grid: Grid) -> None:
-    base = picture(model, grid)
+    [base] = pictures(model, grid)
     network = LoraNetwork.from_state(model, read_lora(grid.loras[0])[0])
     network.set_weight(0, 0)
-    attached = picture(model, grid)
+    [attached] = pictures(model, grid)
     network.remove()
     assert attached.tobytes() == base.tobytes()
 
@@ -56,7 +60,7 @@ def test_a_cell_does_not_depend_on_its_neighbours(model: StableDiffusion, grid: 
     together = make(model, replace(grid, weights=(0.8,)))
     for row, lora in enumerate(grid.loras):
         alone = make(model, replace(grid, loras=(lora,), weights=(0.8,)))
-        assert alone.cells[0][0].tobytes() == together.cells[row][0].tobytes()
+        assert alone.pages[0].cells[0][0].tobytes() == together.pages[0].cells[row][0].tobytes()
 
 
 def _html(path: Path) -> None:
@@ -87,7 +91,15 @@ def test_a_bad_lora_is_named_before_anything_is_drawn(
 
 @pytest.mark.parametrize(
     "change",
-    [{"sampler": "Nonesuch"}, {"width": 65}, {"height": 0}, {"steps": 0}, {"weights": ()}, {"loras": ()}],
+    [
+        {"sampler": "Nonesuch"},
+        {"width": 65},
+        {"height": 0},
+        {"steps": 0},
+        {"weights": ()},
+        {"loras": ()},
+        {"prompts": ()},
+    ],
     ids=str,
 )
 def test_what_cannot_be_drawn_is_refused(model: StableDiffusion, grid: Grid, change: dict) -> None:
@@ -111,6 +123,70 @@ def test_the_command_writes_the_sheet_and_its_cells(
     with Image.open(tmp_path / "sheet" / "epoch-003_weight-0.50.png") as cell:
         assert cell.size == (64, 64)
         assert "<lora:hina-000003:0.5>" in cell.info["parameters"]
+
+
+def test_a_page_for_each_prompt_drawn_together_or_alone(model: StableDiffusion, grid: Grid) -> None:
+    prompts = ("a thing", "another", "word " * 90 + "cat")
+    grid = replace(grid, prompts=prompts, loras=grid.loras[:1], weights=(0.0, 1.0))
+    told: list[tuple[int, int]] = []
+    sheet = make(model, grid, lambda done, total: told.append((done, total)))
+    assert told == [(done, 6) for done in range(1, 7)]
+    assert len({cell.tobytes() for page in sheet.pages for row in page.cells for cell in row}) == 6
+    for prompt, page in zip(prompts, sheet.pages, strict=True):
+        alone = make(model, replace(grid, prompts=(prompt,))).pages[0]
+        for one, other in zip(alone.cells[0], page.cells[0], strict=True):
+            assert numpy.abs(numpy.asarray(one, int) - numpy.asarray(other, int)).max() <= 1
+
+
+def test_no_word_of_a_long_prompt_is_lost(model: StableDiffusion, grid: Grid) -> None:
+    words = "word " * 90
+    short, longer = (pictures(model, replace(grid, prompts=(words + end,)))[0].tobytes() for end in ("", "cat"))
+    assert short != longer
+
+
+def test_a_file_that_goes_away_leaves_its_row_empty(model: StableDiffusion, grid: Grid, tmp_path: Path) -> None:
+    bad = tmp_path / "hina-000009.safetensors"
+    bad.write_bytes(Path(grid.loras[0]).read_bytes())
+    files = (grid.loras[0], str(bad), grid.loras[2])
+    sheet = make(model, replace(grid, loras=files), lambda done, total: bad.unlink(missing_ok=True))
+    drawn = [[cell is not None for cell in row] for row in sheet.pages[0].cells]
+    assert drawn == [[True] * 3, [True, False, False], [True] * 3]
+    assert len(sheet.errors) == 1
+    assert "hina-000009" in sheet.errors[0]
+
+
+def test_stopping_leaves_the_model_bare(model: StableDiffusion, grid: Grid) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    base = pictures(model, grid)[0].tobytes()
+    with pytest.raises(KeyboardInterrupt):
+        make(model, grid, stop)
+    assert pictures(model, grid)[0].tobytes() == base
+
+
+def test_the_command_draws_the_epochs_and_prompts_asked_for(narrow: Path, run_folder: Path, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser.add_subparsers())
+    common = ["grid", "--checkpoint", str(narrow), "--lora-dir", str(run_folder), "--name=hina", "--weights=1"]
+    common += ["--steps=1", "--width=64", "--height=64", "--prompt", "a thing", "--prompt", "another"]
+    common += ["--out", str(tmp_path / "s.png")]
+    events = tmp_path / "events.jsonl"
+    bands = [None, [1, 3], [2, 3]]
+    events.write_text("\n".join(json.dumps({"event": "validation", "band": band}) for band in bands))
+
+    assert cli.run(parser.parse_args([*common, "--epochs", "band", "--events", str(events)])) == 0
+    assert [Path(lora).stem for lora in read_recipe(tmp_path / "s-2.png").loras] == ["hina-000002", "hina-000003"]
+    assert {path.name for path in (tmp_path / "s-2").iterdir()} == {
+        "epoch-002_weight-1.00.png",
+        "epoch-003_weight-1.00.png",
+    }
+    with Image.open(tmp_path / "s-2" / "epoch-002_weight-1.00.png") as cell:
+        assert cell.info["parameters"].startswith("another <lora:hina-000002:1>")
+    for words in (["--epochs", "band"], ["--epochs", "7"], ["--epochs=band", "--events", str(tmp_path)]):
+        with pytest.raises(UserError):
+            cli.run(parser.parse_args([*common, *words]))
 
 
 def test_the_command_wants_a_png_and_numbers(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ from PIL import Image, ImageFont
 from lora_train.errors import UserError
 from lora_train.grid import sheet as sheets
 from lora_train.grid.files import RECIPE_KEY, cell_names, parameters, read_recipe, save
-from lora_train.grid.plan import Grid
-from lora_train.grid.sheet import Sheet, draw, title, wrap
+from lora_train.grid.plan import Grid, grid_from
+from lora_train.grid.sheet import Sheet, wrap
 
 LORAS = ("/runs/hina-000001.safetensors", "/runs/hina-000012.safetensors", "/runs/hina.safetensors")
-GRID = Grid(LORAS, "a girl, 花园", (0.25, 1.0), negative_prompt="lowres", seed=3, width=64, height=64)
+GRID = Grid(LORAS, ("a girl, 花园",), (0.25, 1.0), negative_prompt="lowres", seed=3, width=64, height=64)
 WEBUI_PARAMETER = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')  # infotext_utils.re_param
 
 
@@ -31,7 +31,7 @@ def drawn(grid: Grid) -> Sheet:
         )
         for row, _ in enumerate(grid.loras)
     )
-    return Sheet(draw(grid, cells, title(grid, "mini")), cells)
+    return Sheet(tuple(sheets.page(grid, number, cells, "mini") for number in range(len(grid.prompts))))
 
 
 def dark_below(picture: Image.Image, box: tuple[int, int, int, int]) -> bool:
@@ -40,13 +40,13 @@ def dark_below(picture: Image.Image, box: tuple[int, int, int, int]) -> bool:
 
 def test_small_cells_are_enlarged_by_a_whole_factor_and_all_are_there() -> None:
     sheet = drawn(GRID)
-    colours = sheet.picture.getcolors(1 << 20) or []
+    colours = sheet.pages[0].picture.getcolors(1 << 20) or []
     assert sorted(count for count, _ in colours)[-7:-1] == [192 * 192] * 6
 
 
 def test_rows_and_columns_are_labelled() -> None:
-    layout = sheets._layout(GRID)
-    picture = drawn(GRID).picture
+    layout = sheets._layout(GRID, GRID.prompt)
+    picture = drawn(GRID).pages[0].picture
     for column in range(2):
         x, y = layout.corner(0, column)
         assert dark_below(picture, (x, y - 2 * layout.text, x + layout.cell[0], y - 2))
@@ -57,11 +57,11 @@ def test_rows_and_columns_are_labelled() -> None:
 
 
 def test_a_long_prompt_makes_the_sheet_higher_and_never_wider() -> None:
-    short, long = drawn(GRID).picture, drawn(replace(GRID, prompt="masterpiece, " * 20)).picture
+    short, long = drawn(GRID).pages[0].picture, drawn(replace(GRID, prompts=("masterpiece, " * 20,))).pages[0].picture
     assert long.width == short.width
     assert long.height > short.height
-    endless = drawn(replace(GRID, prompt="masterpiece, " * 2000)).picture
-    assert endless.height < short.height + 400
+    endless = drawn(replace(GRID, prompts=("masterpiece, " * 2000,))).pages[0].picture
+    assert endless.height < short.height + 500
 
 
 @given(st.text(max_size=60), st.integers(60, 400))
@@ -74,7 +74,7 @@ def test_wrapping_loses_no_letter_and_keeps_to_the_width(text: str, width: int) 
 
 @pytest.mark.parametrize("prompt", ["", "一个女孩在花园里" * 20, "красный кот", "кот 😀 \t\n قط", "\x00"])
 def test_any_script_can_be_drawn(prompt: str) -> None:
-    assert drawn(replace(GRID, prompt=prompt)).picture.width > 192
+    assert drawn(replace(GRID, prompts=(prompt,))).pages[0].picture.width > 192
 
 
 def test_without_a_scalable_font_the_sheet_is_still_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,18 +83,18 @@ def test_without_a_scalable_font_the_sheet_is_still_drawn(monkeypatch: pytest.Mo
         ImageFont.load_default_imagefont() if hasattr(ImageFont, "load_default_imagefont") else ImageFont.load_default()
     )
     monkeypatch.setattr(sheets, "_font", lambda size, script: bitmap)
-    assert drawn(GRID).picture.width > 2 * 192
+    assert drawn(GRID).pages[0].picture.width > 2 * 192
 
 
 def test_a_huge_grid_is_shrunk() -> None:
     grid = Grid(
         tuple(f"x-{n:06}.safetensors" for n in range(100)),
-        "p",
+        ("p",),
         tuple(n / 10 for n in range(20)),
         width=1024,
         height=1024,
     )
-    width, height = sheets._layout(grid).size
+    width, height = sheets._layout(grid, grid.prompt).size
     assert width * height < 1.3 * sheets._MAX_PIXELS
 
 
@@ -120,6 +120,37 @@ def test_files_lie_beside_the_sheet(tmp_path: Path) -> None:
     )
 
 
+def test_each_prompt_has_its_sheet_and_its_folder(tmp_path: Path) -> None:
+    grid = replace(GRID, prompts=("a girl", "a boy"))
+    written = save(drawn(grid), grid, tmp_path / "sheet.png")
+    assert written[:2] == [tmp_path / "sheet.png", tmp_path / "sheet-2.png"]
+    assert len(list((tmp_path / "sheet").iterdir())) == len(list((tmp_path / "sheet-2").iterdir())) == 6
+    for path, prompt in zip(written[:2], grid.prompts, strict=True):
+        with Image.open(path) as picture:
+            assert picture.info["parameters"].startswith(f"{prompt}\n")
+
+
+def test_a_cell_that_was_not_drawn_says_so_and_has_no_file(tmp_path: Path) -> None:
+    full = drawn(GRID).pages[0]
+    cells = [list(row) for row in full.cells]
+    cells[1][1] = None
+    page = sheets.page(GRID, 0, cells, "mini", tuple(("a text",) * 2 for _ in cells))
+    assert page.picture.size == full.picture.size
+    layout = sheets._layout(GRID, GRID.prompt)
+    x, y = layout.corner(1, 1)
+    low, high = page.picture.crop((x, y, x + layout.cell[0], y + layout.cell[1])).convert("L").getextrema()
+    assert low < 150 < 240 < high
+    written = save(Sheet((page,)), GRID, tmp_path / "sheet.png")
+    assert len(written) == 1 + 5
+    with Image.open(written[1]) as cell:
+        assert cell.info["parameters"] == "a text"  # what the host has written, where it has
+
+
+def test_labels_are_as_high_as_a_tenth_of_a_small_cell() -> None:
+    """A sheet of seven cells is about 1500 pixels wide, and seen on half as many."""
+    assert sheets._layout(GRID, "x").text >= 192 / 10
+
+
 @given(st.lists(st.floats(-2, 2), min_size=1, max_size=6), st.lists(st.sampled_from(LORAS), min_size=1, max_size=4))
 @settings(max_examples=50)
 def test_cells_never_share_a_file(weights: list[float], loras: list[str]) -> None:
@@ -128,7 +159,7 @@ def test_cells_never_share_a_file(weights: list[float], loras: list[str]) -> Non
 
 
 def test_the_webui_reads_a_cells_parameters() -> None:
-    text = parameters(replace(GRID, clip_skip=2), Path(LORAS[1]), 0.8, "any, thing")
+    text = parameters(replace(GRID, clip_skip=2), Path(LORAS[1]), 0.8, 0, "any, thing")
     prompt, negative, last = text.split("\n")
     read = {
         name: json.loads(value) if value.startswith('"') else value for name, value in WEBUI_PARAMETER.findall(last)
@@ -168,6 +199,8 @@ def test_what_is_no_picture_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_later_versions_recipe_is_read(tmp_path: Path) -> None:
-    from lora_train.grid.files import _grid
+    assert grid_from({**json.loads(GRID.to_json()), "hires": True}).prompts == GRID.prompts
 
-    assert _grid({**json.loads(GRID.to_json()), "hires": True}).prompt == GRID.prompt
+
+def test_an_earlier_versions_recipe_is_read() -> None:
+    assert grid_from({"loras": ["a"], "prompt": "a cat", "weights": [1]}) == Grid(("a",), ("a cat",), (1.0,))

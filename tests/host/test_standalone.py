@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from lora_train.errors import UserError
 from lora_train.grid.plan import Grid
 from lora_train.host import standalone
-from lora_train.host.base import Host
+from lora_train.host.base import Host, Sheet, find_captioner
 from lora_train.host.standalone import StandaloneHost
 from lora_train.model.load import load_model
 from tests.grid.conftest import write
@@ -61,7 +62,28 @@ def test_without_any_checkpoint_it_says_so(tmp_path: Path, mini: Path) -> None:
     assert host.checkpoint() is None
     assert host.checkpoints() == []
     with pytest.raises(UserError, match="no checkpoint is chosen"):
-        host.draw(Grid(("x.safetensors",), "p"), lambda done, total: None)
+        host.draw(Grid(("x.safetensors",), ("p",)), lambda done, total: None)
+
+
+def pixels(sheet: Sheet) -> list[bytes]:
+    """Of the first row's cells."""
+    return [cell.tobytes() for cell in sheet.pages[0].cells[0] if cell]
+
+
+def test_what_it_is_doing(tmp_path: Path) -> None:
+    host = StandaloneHost(None, tmp_path, tmp_path)
+    with pytest.raises(KeyError), host.memory_for_training():
+        assert host.busy() == "a training has the GPU"
+        raise KeyError
+    assert host.busy() == ""
+
+
+def test_it_says_what_there_is_instead(tmp_path: Path) -> None:
+    host = StandaloneHost(None, tmp_path, tmp_path)
+    with pytest.raises(UserError, match=r"standalone has no captioner\. Write the captions by hand"):
+        find_captioner(host, "deepbooru")
+    with pytest.raises(UserError, match=r"no upscaler 'ESRGAN'\. Choose Lanczos"):
+        host.upscale(Image.new("RGB", (8, 8)), "ESRGAN", 16, 16)
 
 
 def test_it_draws_keeps_its_model_and_lets_go_of_it_for_training(tmp_path: Path) -> None:
@@ -70,7 +92,7 @@ def test_it_draws_keeps_its_model_and_lets_go_of_it_for_training(tmp_path: Path)
     lora.parent.mkdir()
     write(lora, load_model(narrow), rank=2, seed=1)
     host = StandaloneHost(narrow, lora.parent, tmp_path)
-    grid = Grid((str(lora),), "a thing", (0.0, 1.0), steps=1, width=64, height=64)
+    grid = Grid((str(lora),), ("a thing",), (0.0, 1.0), steps=1, width=64, height=64)
 
     first = host.draw(grid, lambda done, total: None)
     kept = host._model
@@ -79,8 +101,8 @@ def test_it_draws_keeps_its_model_and_lets_go_of_it_for_training(tmp_path: Path)
     with host.memory_for_training():
         assert host._model is None
     again = host.draw(grid, lambda done, total: None)
-    assert [cell.tobytes() for cell in again.cells[0]] == [cell.tobytes() for cell in first.cells[0]]
-    assert len({cell.tobytes() for cell in first.cells[0]}) == 2
+    assert [cell.tobytes() for cell in again.pages[0].cells[0]] == [cell.tobytes() for cell in first.pages[0].cells[0]]
+    assert len({cell.tobytes() for cell in first.pages[0].cells[0]}) == 2
 
     lora.write_bytes(b"<html>")
     with pytest.raises(UserError, match="run-000001"):

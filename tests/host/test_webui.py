@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import hashlib
 import sys
-import types
-from collections.abc import Callable, Iterator
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,160 +15,9 @@ import torch
 from PIL import Image
 
 from lora_train.errors import UserError
-from lora_train.grid.plan import Grid
 from lora_train.host import current
-from lora_train.host.webui import WebUIHost, xyz
-
-
-def grid(prompt: str, **more: Any) -> Grid:
-    return Grid(**{"loras": ("cat-000001.safetensors", "cat-000002.safetensors"), "prompt": prompt, **more})
-
-
-def cells(plan: xyz.Axes) -> list[str]:
-    """The prompts as the WebUI's Prompt S/R makes them: X first, then Y, every occurrence."""
-    by_name = [plan.prompt.replace(plan.names[0], name) for name in plan.names]
-    return [prompt.replace(plan.weights[0], weight) for weight in plan.weights for prompt in by_name]
-
-
-@pytest.mark.parametrize(
-    ("names", "prompt", "weights"),
-    [
-        (["cat-000001", "cat-000002"], "a cat", (0.2, 1.0)),
-        (["cat", "cat2"], "a cat", (0.2, 1.0)),
-        (["lora", "o"], "a lora in a photo", (0.0, 0.5)),
-        (["a-1", "a-2"], "1 girl, (hat:1), <lora:other:1>", (1.0, 0.5, -0.25)),
-        (["a-0.2", "b"], "(hat:0.2) <lora:x:0.2>", (0.2, 1.0)),
-        (["a, b", "c"], "x", (0.2, 1.0)),
-    ],
-)
-def test_every_cell_has_its_lora_and_weight_and_the_users_words(
-    names: list[str], prompt: str, weights: tuple[float, ...]
-) -> None:
-    plan = xyz.axes(grid(prompt, weights=weights), names)
-    made = cells(plan)
-    wanted = [(name, weight) for weight in weights for name in names]
-    for text, (name, weight) in zip(made, wanted, strict=True):
-        words, _, tag = text.rpartition(" <lora:")
-        assert words == prompt
-        assert tag.startswith(f"{name}:")
-        assert float(tag[len(name) + 1 : -1]) == weight
-
-
-def test_plain_texts_where_nothing_is_ambiguous() -> None:
-    plan = xyz.axes(grid("a cat", weights=(0.2, 1.0)), ["cat-000001", "cat-000002"])
-    assert (plan.names, plan.weights) == (["cat-000001", "cat-000002"], ["0.2", "1"])
-
-
-def test_a_prompt_that_names_the_lora_is_refused() -> None:
-    with pytest.raises(UserError, match="names this LoRA already"):
-        xyz.axes(grid("<lora:cat:1>"), ["cat"])
-
-
-def test_values_with_commas_and_quotes() -> None:
-    assert xyz.values(["a, b", 'say "x"', "c"]) == '"a, b","say ""x""",c'
-
-
-class Script:
-    """The X/Y/Z plot: as A1111 calls it, with one parameter more, as forks have."""
-
-    def __init__(self, modules: SimpleNamespace) -> None:
-        self.modules = modules
-        self.seen: dict[str, Any] = {}
-        self.current_axis_options = [SimpleNamespace(label=label) for label in ("Nothing", "Seed", "Prompt S/R")]
-        self.during: Callable[[], None] = lambda: None
-        self.failed: set[int] = set()
-
-    def title(self) -> str:
-        return "X/Y/Z plot"
-
-    def run(
-        self, p: Any, x_type: int, x_values: str, y_type: int, y_values: str, include_lone_images: bool, new: bool
-    ) -> Any:
-        self.seen = {"p": p, "x": (x_type, x_values), "y": (y_type, y_values), "lone": include_lone_images, "new": new}
-        self.during()
-        count = len(x_values.split(",")) * len(y_values.split(","))
-        pictures = [Image.new("RGB", (8, 8), (number, 0, 0)) for number in range(count + 1)]
-        texts = [None if number in self.failed else "text" for number in range(count + 1)]
-        return SimpleNamespace(images=pictures, infotexts=texts)
-
-
-class Lock:
-    """As the WebUI's: it must not be taken twice."""
-
-    held = False
-
-    def __enter__(self) -> None:
-        assert not self.held
-        self.held = True
-
-    def __exit__(self, *_: object) -> None:
-        self.held = False
-
-
-@pytest.fixture
-def webui(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[SimpleNamespace]:
-    """Just enough of `modules.*`."""
-    state = SimpleNamespace(interrupted=False, stopping_generation=False, job_no=0)
-    state.begin = lambda job: vars(state).update(job=job)
-    state.end = lambda: vars(state).update(job="")
-    state.interrupt = lambda: vars(state).update(interrupted=True)
-    folders = SimpleNamespace(outdir_samples="", outdir_grids="", outdir_txt2img_samples="s", outdir_txt2img_grids="g")
-    options = SimpleNamespace(**vars(folders), CLIP_stop_at_last_layers=2, data={})
-    flags = SimpleNamespace(lora_dir=str(tmp_path), use_cpu=["all"])
-    model = torch.nn.Linear(1, 1)
-    info = SimpleNamespace(filename=str(tmp_path / "m.safetensors"), title="m [12]", sha256="12")
-    made: dict[str, Any] = {
-        "shared": SimpleNamespace(
-            state=state, opts=options, cmd_opts=flags, sd_model=model, total_tqdm=SimpleNamespace(clear=int)
-        ),
-        "sd_models": SimpleNamespace(
-            select_checkpoint=lambda: info,
-            checkpoints_list={"m": info},
-            model_data=SimpleNamespace(sd_model=model, loaded_sd_models=[model]),
-        ),
-        "call_queue": SimpleNamespace(queue_lock=Lock()),
-        "devices": SimpleNamespace(device=torch.device("cpu")),
-        "paths_internal": SimpleNamespace(models_path=str(tmp_path), data_path=str(tmp_path)),
-        "errors": SimpleNamespace(exception_records=[{"exception": "NaN in the Unet"}]),
-        "sd_samplers": SimpleNamespace(all_samplers_map={"Euler": 1}, all_samplers=[SimpleNamespace(name="Euler")]),
-        "processing": SimpleNamespace(
-            StableDiffusionProcessing=Processing, StableDiffusionProcessingTxt2Img=Processing
-        ),
-    }
-    made["scripts"] = SimpleNamespace(scripts_txt2img=SimpleNamespace(selectable_scripts=[]))
-    script = Script(SimpleNamespace(**made))
-    made["scripts"].scripts_txt2img.selectable_scripts.append(script)
-    package = types.ModuleType("modules")
-    monkeypatch.setitem(sys.modules, "modules", package)
-    for name, module in made.items():
-        monkeypatch.setitem(sys.modules, f"modules.{name}", module)
-        setattr(package, name, module)
-    monkeypatch.setattr(xyz, "_LOOK_EVERY", 0.01)
-    yield SimpleNamespace(**made, script=script)
-
-
-@dataclasses.dataclass
-class Processing:
-    """The WebUI's txt2img job, without a scheduler, as in older ones."""
-
-    sd_model: object = None
-    outpath_samples: str = ""
-    outpath_grids: str = ""
-    prompt: str = ""
-    negative_prompt: str = ""
-    styles: list[str] = dataclasses.field(default_factory=list)
-    seed: int = -1
-    sampler_name: str = ""
-    steps: int = 0
-    cfg_scale: float = 0
-    width: int = 0
-    height: int = 0
-    do_not_save_samples: bool = False
-    do_not_save_grid: bool = False
-    override_settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def close(self) -> None:
-        """As the WebUI's."""
+from lora_train.host.base import TagOptions
+from lora_train.host.webui import WebUIHost, inside
 
 
 def test_the_host_is_found(webui: SimpleNamespace, tmp_path: Path) -> None:
@@ -177,15 +25,23 @@ def test_the_host_is_found(webui: SimpleNamespace, tmp_path: Path) -> None:
     assert isinstance(host, WebUIHost)
     chosen = host.checkpoint()
     assert chosen is not None
-    assert (chosen.path, chosen.title, chosen.sha256, chosen.clip_skip) == (
-        tmp_path / "m.safetensors",
-        "m [12]",
-        "12",
-        2,
-    )
+    assert (chosen.path, chosen.title, chosen.sha256) == (tmp_path / "m.safetensors", "m [12]", "12")
+    assert (chosen.vae, chosen.clip_skip) == (None, 2)
     assert host.environment() == {"CUDA_VISIBLE_DEVICES": ""}
     assert host.lora_dir() == tmp_path
     assert host.restricted() is False
+
+
+def test_a_training_sees_the_gpu_that_the_webui_was_told(webui: SimpleNamespace, request: Any) -> None:
+    flags = webui.shared.cmd_opts
+    flags.use_cpu, flags.device_id = [], "1"
+    assert WebUIHost().environment() == {"CUDA_VISIBLE_DEVICES": "1"}
+    flags.device_id = None
+    assert WebUIHost().environment() == {}
+    webui = request.getfixturevalue("forge")
+    assert WebUIHost().environment() == {}
+    webui.args.args.always_cpu = True
+    assert WebUIHost().environment() == {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def test_outside_of_a_webui() -> None:
@@ -193,69 +49,169 @@ def test_outside_of_a_webui() -> None:
         current()
 
 
-def test_a_grid_by_the_plot(webui: SimpleNamespace) -> None:
-    seen: list[tuple[int, int]] = []
-    sheet = WebUIHost().draw(grid("a cat", weights=(0.2, 1.0), seed=5, clip_skip=3), lambda *cell: seen.append(cell))
-    call = webui.script.seen
-    assert call["x"] == (2, "0.2,1")
-    assert call["y"] == (2, "cat-000001,cat-000002")
-    assert (call["lone"], call["new"]) == (True, False)
-    assert (call["p"].prompt, call["p"].seed) == ("a cat <lora:cat-000001:0.2>", 5)
-    assert call["p"].override_settings == {"CLIP_stop_at_last_layers": 3}
-    red = [[cell.tobytes()[0] for cell in row] for row in sheet.cells]
-    assert red == [[1, 2], [3, 4]]
-    assert (seen[0], seen[-1]) == ((0, 4), (4, 4))
-    assert not webui.call_queue.queue_lock.held
-    assert webui.shared.state.job == ""
+def test_no_checkpoint_at_all(webui: SimpleNamespace) -> None:
+    def none() -> None:
+        raise FileNotFoundError("No checkpoints found")
+
+    webui.sd_models.select_checkpoint = none
+    assert WebUIHost().checkpoint() is None
+    webui.sd_models.select_checkpoint = lambda: None  # Forge
+    assert WebUIHost().checkpoint() is None
 
 
-def test_on_cell_ends_the_drawing(webui: SimpleNamespace) -> None:
-    def wait_for_the_interruption() -> None:
-        while not webui.shared.state.interrupted:
-            pass
-
-    def on_cell(done: int, total: int) -> None:
-        if webui.script.seen:
-            raise KeyError("enough")
-
-    webui.script.during = wait_for_the_interruption
-    with pytest.raises(KeyError, match="enough"):
-        WebUIHost().draw(grid("a cat"), on_cell)
-    assert not webui.call_queue.queue_lock.held
+def test_the_vae_is_the_one_that_the_webui_resolves(webui: SimpleNamespace, tmp_path: Path) -> None:
+    vae = tmp_path / "nice.vae.safetensors"
+    asked = []
+    webui.sd_vae.resolve_vae = lambda file: asked.append(file) or SimpleNamespace(tuple=lambda: (str(vae), "settings"))
+    checkpoint = WebUIHost().checkpoint()
+    assert checkpoint and checkpoint.vae is None  # it is named, but was deleted
+    vae.touch()
+    [checkpoint] = WebUIHost().checkpoints()
+    assert checkpoint.vae == vae
+    assert asked[-1] == str(tmp_path / "m.safetensors")
 
 
-def test_failures_are_in_plain_words(webui: SimpleNamespace) -> None:
-    def nothing(done: int, total: int) -> None:
-        """Not interested."""
+def test_forges_vae_is_among_its_modules(forge: SimpleNamespace, tmp_path: Path) -> None:
+    files = [tmp_path / folder / "file.safetensors" for folder in ("text_encoder", "VAE", "mine")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    found = []
+    for chosen in ([], [files[0]], [files[0], files[1]], [files[2]]):
+        forge.shared.opts.forge_additional_modules = [str(file) for file in chosen]
+        checkpoint = WebUIHost().checkpoint()
+        assert checkpoint is not None
+        found.append(checkpoint.vae)
+    assert found == [None, None, files[1], None]
+    forge.shared.cmd_opts.vae_dir = str(tmp_path / "mine")
+    checkpoint = WebUIHost().checkpoint()
+    assert checkpoint and checkpoint.vae == files[2]
 
-    with pytest.raises(UserError, match=r"no sampler 'Foo'\. Choose from Euler"):
-        WebUIHost().draw(grid("a cat", sampler="Foo"), nothing)
-    webui.script.failed = {2}
-    with pytest.raises(UserError, match="NaN in the Unet"):
-        WebUIHost().draw(grid("a cat"), nothing)
-    webui.script.during = webui.shared.state.interrupt
-    with pytest.raises(UserError, match="interrupted"):
-        WebUIHost().draw(grid("a cat"), nothing)
-    webui.scripts.scripts_txt2img.selectable_scripts.clear()
-    with pytest.raises(UserError, match="no X/Y/Z plot"):
-        WebUIHost().draw(grid("a cat"), nothing)
+
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        ("None", ""),
+        ("zh_CN", "zh-CN"),
+        ("zh-Hans (Stable)", "zh-CN"),
+        ("Chinese (Simplified)", "zh-CN"),
+        ("简体中文", "zh-CN"),
+        ("zh_TW", ""),
+        ("en_US", "en"),
+        ("ja_JP", ""),
+    ],
+)
+def test_language(webui: SimpleNamespace, name: str, language: str) -> None:
+    webui.shared.opts.localization = name
+    assert WebUIHost().language() == language
 
 
-def test_the_model_leaves_the_gpu_and_comes_back(webui: SimpleNamespace) -> None:
-    model = webui.shared.sd_model
-    with WebUIHost().memory_for_training():
-        assert not webui.call_queue.queue_lock.held  # on a CPU nothing is in the way
-    webui.devices.device = torch.device("cuda")
-    model.lowvram = True  # counts as being on the GPU
+def test_busy_in_words(webui: SimpleNamespace) -> None:
+    found = []
+    for job in ("", "task(abc)", "Train LoRA: deepbooru"):
+        webui.shared.state.job = job
+        found.append(WebUIHost().busy())
+    assert found == ["", "drawing", "deepbooru"]
+
+
+def weights(model: torch.nn.Module) -> str:
+    return hashlib.sha256(b"".join(value.numpy().tobytes() for value in model.state_dict().values())).hexdigest()
+
+
+@pytest.fixture
+def on_gpu(webui: SimpleNamespace) -> list[str]:
+    """A1111 with its model on a GPU; what is moved, in order."""
     moves: list[str] = []
-    webui.sd_models.send_model_to_cpu = lambda m: moves.append("cpu")
-    webui.sd_models.send_model_to_device = lambda m: moves.append("back")
+    webui.devices.device = torch.device("cuda")
+    webui.shared.sd_model.lowvram = True  # counts as being on the GPU
+    webui.sd_models.send_model_to_cpu = lambda model: (moves.append("cpu"), model.to("cpu"))
+    webui.sd_models.send_model_to_device = lambda model: (moves.append("back"), model.to("cpu"))
+    return moves
+
+
+def test_the_model_leaves_the_gpu_and_comes_back_as_it_was(webui: SimpleNamespace, on_gpu: list[str]) -> None:
+    before = weights(webui.shared.sd_model)
     with contextlib.suppress(ZeroDivisionError), WebUIHost().memory_for_training():
         assert webui.call_queue.queue_lock.held
-        assert moves == ["cpu"]
+        assert on_gpu == ["cpu"]
+        assert WebUIHost().busy() == "a training has the GPU"
+        assert "drawing goes on" in webui.shared.state.textinfo
         raise ZeroDivisionError
-    assert moves == ["cpu", "back"]
+    assert on_gpu == ["cpu", "back"]
     assert not webui.call_queue.queue_lock.held
+    assert WebUIHost().busy() == ""
+    assert weights(webui.shared.sd_model) == before
+
+
+def test_on_a_cpu_nothing_is_in_the_way(webui: SimpleNamespace) -> None:
+    with WebUIHost().memory_for_training():
+        assert not webui.call_queue.queue_lock.held
+        assert WebUIHost().busy() == ""
+
+
+def test_a_model_that_was_dropped_meanwhile_stays_away(webui: SimpleNamespace, on_gpu: list[str]) -> None:
+    with WebUIHost().memory_for_training():
+        webui.sd_models.model_data.sd_model = None
+        webui.sd_models.model_data.loaded_sd_models.clear()
+    assert on_gpu == ["cpu"]
+
+
+def test_a_failure_on_the_way_off_brings_everything_back(webui: SimpleNamespace, on_gpu: list[str]) -> None:
+    def fail(model: Any) -> None:
+        raise RuntimeError("CUDA error")
+
+    webui.sd_models.send_model_to_cpu = fail
+    with pytest.raises(RuntimeError, match="CUDA error"), WebUIHost().memory_for_training():
+        raise AssertionError("not reached")
+    assert on_gpu == ["back"]
+    assert WebUIHost().busy() == ""
+    assert not webui.call_queue.queue_lock.held
+
+
+def test_captioners_and_upscalers_leave_too(webui: SimpleNamespace, on_gpu: list[str]) -> None:
+    went: list[tuple[str, Any]] = []
+    for owner, name in (
+        (webui.deepbooru.model, "model"),
+        (webui.shared.interrogator, "blip_model"),
+        (webui.shared.interrogator, "clip_model"),
+    ):
+        setattr(owner, name, SimpleNamespace(to=lambda device, name=name: went.append((name, device.type))))
+    with WebUIHost().memory_for_training():
+        assert went == [("model", "cpu"), ("blip_model", "cpu"), ("clip_model", "cpu")]
+        assert webui.scaler._cached_model is None
+
+
+def test_the_forge_family_unloads_and_loads_by_itself(forge: SimpleNamespace) -> None:
+    forge.devices.device = torch.device("cuda")
+    with WebUIHost().memory_for_training():
+        assert forge.memory.calls == ["unload", "empty"]
+    assert forge.memory.calls == ["unload", "empty"]
+
+
+def test_while_a_training_has_the_gpu_nothing_waits_for_hours(webui: SimpleNamespace, on_gpu: list[str]) -> None:
+    host = WebUIHost()
+    picture = webui.folder / "a.png"
+    with host.memory_for_training():
+        for captioner in host.captioners():
+            with pytest.raises(UserError, match=r"GPU: a training has the GPU\. Wait"):
+                captioner.tag([picture], TagOptions(), lambda *told: None, threading.Event())
+        with pytest.raises(UserError, match="a training has the GPU"):
+            host.upscale(small(), "4x", 64, 64)
+        assert host.upscale(small(), "Lanczos", 64, 64).size == (64, 64)
+
+
+def small() -> Image.Image:
+    return Image.new("RGB", (16, 16))
+
+
+def test_what_the_main_thread_raises_comes_out(forge: SimpleNamespace) -> None:
+    """Forge's own loop would swallow it."""
+
+    def fail() -> None:
+        raise KeyError(threading.current_thread().name)
+
+    with pytest.raises(KeyError, match="forge main thread"):
+        inside.on_main_thread(fail)
 
 
 def test_refreshing_forgets_what_is_applied(webui: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,67 +1,46 @@
-"""The routes: who may, with what, and to what end."""
+"""Who may use the routes, and in what form."""
 
 from __future__ import annotations
 
-import sys
-from functools import lru_cache
-from pathlib import Path
-from types import SimpleNamespace
+import inspect
 
 import pytest
 
 pytest.importorskip("gradio")
 pytest.importorskip("httpx", reason="starlette's TestClient needs httpx")
 
-import gradio as gr
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from lora_train.errors import UserError
-from lora_train.ui import routes
+from lora_train.jobs.manager import Manager
+from lora_train.ui import guard, routes
 
-V1 = "/lora-train/v1"
-GETS = ("status", "history", "schema", "jobs/job-1/chart.svg", "jobs/job-1/grid.png")
-POSTS = ("start", "stop", "install")
+from .conftest import FakeManager
+from .web import V1, client_of
 
-
-@lru_cache
-def gradio_app(auth) -> FastAPI:
-    from gradio.routes import App
-
-    with gr.Blocks() as page:
-        gr.Markdown("page")
-    page.auth, page.auth_message = auth, None
-    app = App.create_app(page)
-    app.auth = dict([auth]) if auth else None
-    return app
+ALL = [(route.method, route.path) for route in routes.declared(FakeManager.__new__(FakeManager))]  # type: ignore[arg-type]
+GETS = [path for method, path in ALL if method == "GET"]
+POSTS = [path for method, path in ALL if method == "POST"]
 
 
-def client_of(manager, auth=None) -> TestClient:
-    """Of gradio's own app, with our routes for this manager."""
-    app = gradio_app(auth)
-    app.router.routes[:] = [route for route in app.router.routes if not getattr(route, "path", "").startswith(V1)]
-    routes.add(app, manager)
-    return TestClient(app)
+def filled(path: str) -> str:
+    """With a value in each place."""
+    values = {"job": "job-1", "grid": "job-1", "task": "t-1", "code": "en"}
+    numbers = {"number": 0, "page": 0, "row": 0, "column": 0}
+    return path.format(**values, **numbers)
 
 
-@pytest.fixture
-def client(manager) -> TestClient:
-    return client_of(manager)
+def test_the_routes_are_there() -> None:
+    assert "/status" in GETS
+    assert "/jobs/{job}/stop" in POSTS
+    assert len(set(ALL)) == len(ALL)
 
 
-@pytest.fixture
-def api_auth(monkeypatch):
-    def set_to(value: str) -> None:
-        monkeypatch.setitem(sys.modules, "modules.shared", SimpleNamespace(cmd_opts=SimpleNamespace(api_auth=value)))
-
-    return set_to
-
-
-def test_status_tells_host_packages_and_job(client, manager) -> None:
-    status = client.get(f"{V1}/status").json()
-    assert status["state"] == "idle"
-    assert status["host"]["checkpoint"] == manager.host.checkpoint().title
-    assert status["packages"]["state"] in ("checking", "ready")
+def test_the_fake_manager_is_as_the_real_one() -> None:
+    for name, method in inspect.getmembers(Manager, inspect.isfunction):
+        if not name.startswith("_"):
+            fake = inspect.signature(getattr(FakeManager, name)).parameters
+            assert list(fake) == list(inspect.signature(method).parameters), name
 
 
 def test_adding_twice_makes_no_second_set(manager) -> None:
@@ -72,25 +51,58 @@ def test_adding_twice_makes_no_second_set(manager) -> None:
     assert len(app.routes) == before
 
 
-@pytest.mark.parametrize("path", GETS)
-def test_strangers_read_nothing_where_the_page_asks_for_a_password(manager, path) -> None:
-    assert client_of(manager, ("me", "secret")).get(f"{V1}/{path}").status_code == 401
+def test_strangers_read_nothing_where_the_page_asks_for_a_password(manager) -> None:
+    client = client_of(manager, ("me", "secret"))
+    assert {path: client.get(V1 + filled(path)).status_code for path in GETS} == dict.fromkeys(GETS, 401)
 
 
-@pytest.mark.parametrize("path", POSTS)
-def test_strangers_do_nothing_where_the_page_asks_for_a_password(manager, path) -> None:
-    assert client_of(manager, ("me", "secret")).post(f"{V1}/{path}", json={}).status_code == 401
-    assert not manager.started
-    assert not manager.stopped
+def test_strangers_do_nothing_where_the_page_asks_for_a_password(manager) -> None:
+    client = client_of(manager, ("me", "secret"))
+    assert {path: client.post(V1 + filled(path), json={}).status_code for path in POSTS} == dict.fromkeys(POSTS, 401)
+    assert not manager.told
 
 
-def test_who_is_logged_in_may(manager) -> None:
+def test_strangers_read_nothing_where_scripts_need_a_password(manager, api_auth) -> None:
+    api_auth("a:b")
+    client = client_of(manager)
+    assert {path: client.get(V1 + filled(path)).status_code for path in GETS} == dict.fromkeys(GETS, 401)
+
+
+def test_strangers_do_nothing_where_scripts_need_a_password(manager, api_auth) -> None:
+    api_auth("a:b")
+    client = client_of(manager)
+    assert {path: client.post(V1 + filled(path), json={}).status_code for path in POSTS} == dict.fromkeys(POSTS, 401)
+    assert not manager.told
+
+
+def test_the_open_page_itself_may_where_scripts_need_a_password(manager, api_auth) -> None:
+    api_auth("a:b")
+    client = client_of(manager)
+    assert client.get(f"{V1}/status", headers={"cookie": guard.page_cookie()}).status_code == 200
+    name = guard.page_cookie().partition("=")[0]
+    for wrong in (f"{name}=", f"{name}=é".encode(), f"{name}=x", "train_lora=1"):
+        assert client.get(f"{V1}/status", headers={"cookie": wrong}).status_code == 401
+
+
+def test_the_pages_cookie_is_no_login(manager, api_auth) -> None:
+    api_auth("a:b")
+    client = client_of(manager, ("me", "secret"))
+    assert client.get(f"{V1}/status", headers={"cookie": guard.page_cookie()}).status_code == 401
+
+
+def test_a_page_needs_no_cookie_where_there_is_no_api_password() -> None:
+    assert guard.page_cookie() == ""
+
+
+def test_who_is_logged_in_may(manager, api_auth) -> None:
     client = client_of(manager, ("me", "secret"))
     assert client.post("/login", data={"username": "me", "password": "wrong"}).status_code == 400
     assert client.get(f"{V1}/status").status_code == 401
     assert client.post("/login", data={"username": "me", "password": "secret"}).status_code == 200
     # the login's cookie is "secure" where the server can't be sure of a plain connection
     cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in client.cookies.jar)
+    assert client.get(f"{V1}/status", headers={"cookie": cookies}).status_code == 200
+    api_auth("a:b")
     assert client.get(f"{V1}/status", headers={"cookie": cookies}).status_code == 200
 
 
@@ -101,6 +113,14 @@ def test_the_api_password_lets_scripts_in(manager, api_auth) -> None:
     for wrong in (("script", "pass"), ("a", "pass:word"), ("", "")):
         assert client.get(f"{V1}/status", auth=wrong).status_code == 401
     assert client.get(f"{V1}/status", headers={"authorization": "Basic !!!"}).status_code == 401
+
+
+def test_only_scripts_are_asked_for_the_password(manager, api_auth) -> None:
+    api_auth("a:b")
+    client = client_of(manager)
+    assert client.get(f"{V1}/status").headers["www-authenticate"] == "Basic"
+    for headers in ({"referer": "http://testserver/"}, {"sec-fetch-mode": "cors"}):
+        assert "www-authenticate" not in client.get(f"{V1}/status", headers=headers).headers
 
 
 def test_a_login_that_is_not_found_lets_nobody_in(manager) -> None:
@@ -116,14 +136,23 @@ def test_without_a_page_the_api_password_is_needed_if_there_is_one(manager, api_
     assert TestClient(app).get(f"{V1}/status").status_code == 200
     api_auth("a:b")
     assert TestClient(app).get(f"{V1}/status").status_code == 401
+    assert TestClient(app).get(f"{V1}/status", headers={"cookie": guard.page_cookie()}).status_code == 401
     assert TestClient(app).get(f"{V1}/status", auth=("a", "b")).status_code == 200
 
 
-@pytest.mark.parametrize("path", POSTS)
-def test_no_get_has_an_effect(client, manager, path) -> None:
-    assert client.get(f"{V1}/{path}").status_code in (404, 405)
-    assert not manager.started
-    assert not manager.stopped
+def test_no_get_has_an_effect(client, manager) -> None:
+    for path in set(POSTS) - set(GETS):
+        assert client.get(V1 + filled(path)).status_code in (404, 405), path
+    assert not manager.told
+
+
+def test_reading_changes_nothing(client, manager) -> None:
+    manager.host.lora_dir()
+    before = set(manager.host.root.rglob("*"))
+    for path in GETS:
+        assert client.get(V1 + filled(path)).status_code in (200, 404), path
+    assert not manager.told
+    assert set(manager.host.root.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -133,75 +162,72 @@ def test_no_get_has_an_effect(client, manager, path) -> None:
         ("text/plain", "{}", 415),
         ("application/json", "{", 400),
         ("application/json", "[]", 400),
-        ("application/json", "{}", 422),
-        ("application/json", '{"settings": {}, "grid": 3}', 422),
         ("application/json", '{"settings": "' + "x" * (1 << 20) + '"}', 413),
     ],
 )
-def test_only_json_objects_of_the_right_kind_start(client, manager, kind, body, code) -> None:
-    answer = client.post(f"{V1}/start", content=body, headers={"content-type": kind})
-    assert answer.status_code == code
-    assert not manager.started
-
-
-def test_start_and_stop(client, manager) -> None:
-    answer = client.post(f"{V1}/start", json={"settings": {"network_dim": 4}, "grid": None})
-    assert answer.json() == {"id": "job-1"}
-    assert manager.started == [({"network_dim": 4}, None)]
-    assert client.post(f"{V1}/stop", json={}).status_code == 200
-    assert manager.stopped == 1
-
-
-def test_all_problems_come_back_with_their_fields(client, manager) -> None:
-    manager.problems = [
-        UserError("no folder", where="train_data_dir"),
-        UserError("bad", where="seed", remedy="Mend it"),
-    ]
-    answer = client.post(f"{V1}/start", json={"settings": {}})
-    assert answer.status_code == 422
-    assert [problem["where"] for problem in answer.json()["detail"]] == ["train_data_dir", "seed"]
+def test_only_json_objects_are_taken(client, manager, kind, body, code) -> None:
+    for path in POSTS:
+        answer = client.post(V1 + filled(path), content=body, headers={"content-type": kind})
+        assert answer.status_code == code, path
+    assert not manager.told
 
 
 @pytest.mark.parametrize(
-    "headers", [{"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}]
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site", "origin": "http://testserver"},
+    ],
 )
-def test_another_sites_page_may_not_start(client, manager, headers) -> None:
-    assert client.post(f"{V1}/start", json={"settings": {}}, headers=headers).status_code == 403
-    assert not manager.started
+def test_another_sites_page_may_do_nothing(client, manager, headers) -> None:
+    for path in POSTS:
+        assert client.post(V1 + filled(path), json={}, headers=headers).status_code == 403, path
+    assert not manager.told
 
 
-def test_the_own_page_may_start(client) -> None:
-    headers = {"origin": "http://testserver", "sec-fetch-site": "same-origin"}
-    assert client.post(f"{V1}/start", json={"settings": {}}, headers=headers).status_code == 200
-
-
-def test_nothing_is_installed_where_strangers_may_come(client, manager) -> None:
-    manager.host.restricted = lambda: True
-    assert client.post(f"{V1}/install", json={}).status_code == 403
-
-
-def test_the_grid_of_a_job(client, manager) -> None:
-    assert client.get(f"{V1}/jobs/job-1/grid.png").status_code == 404
-    (manager.job / "grid.png").write_bytes(b"png")
-    answer = client.get(f"{V1}/jobs/job-1/grid.png")
-    assert (answer.content, answer.headers["content-type"]) == (b"png", "image/png")
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://testserver"},
+        {"origin": "http://testserver", "sec-fetch-site": "same-origin"},
+        {"origin": "https://behind.a.proxy", "sec-fetch-site": "same-origin"},
+    ],
+)
+def test_the_own_page_may(client, headers) -> None:
+    assert client.post(f"{V1}/jobs", json={"settings": {}}, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("job", ["other", "..", "%2e%2e", "..%2f..", "job-1%2f..%2f..", "/etc", "job-1%00"])
 def test_no_other_path_is_read(client, manager, job) -> None:
-    (manager.job.parent / "grid.png").write_bytes(b"secret")
-    assert b"secret" not in client.get(f"{V1}/jobs/{job}/grid.png").content
+    for name in ("grid.png", "record.json", "events.jsonl", "grid.json"):
+        (manager.job.parent / name).write_bytes(b'{"secret": 1}\n')
+    for path in GETS:
+        if "{job}" in path or "{grid}" in path:
+            answer = client.get(V1 + path.format(job=job, grid=job, number=0, page=0, row=0, column=0))
+            assert b"secret" not in answer.content, path
+            assert answer.status_code in (404, 405), path
 
 
-def test_the_chart_is_of_that_job(client, manager) -> None:
-    manager.now |= {"id": "job-1", "losses": [[1, 0.5], [2, 0.25]], "step": 2, "total": 4, "epochs": 2}
-    answer = client.get(f"{V1}/jobs/job-1/chart.svg")
-    assert answer.headers["content-type"].startswith("image/svg+xml")
-    assert answer.text.startswith("<svg")
+def test_everything_is_fresh_and_of_its_own_kind(client) -> None:
+    answer = client.get(f"{V1}/status")
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_script_never_inserts_html(root: Path) -> None:
-    script = (root / "javascript" / "train_lora.js").read_text(encoding="utf-8")
-    assert not [
-        word for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(") if word in script
-    ]
+def test_below_a_path_of_a_proxy(manager) -> None:
+    """--subpath: the proxy takes the path away, and the app knows of it."""
+    app = FastAPI()
+    routes.add(app, manager)
+    client = TestClient(app, root_path="/sd")
+    assert client.get(f"{V1}/status").status_code == 200
+    assert client.get(f"{V1}/openapi.json").json()["servers"] == [{"url": "/sd" + V1}]
+    assert client.post(f"{V1}/jobs", json={"settings": {}}).status_code == 200
+
+
+def test_no_script_inserts_html(root) -> None:
+    for file in sorted((root / "javascript").glob("*.js")):
+        script = file.read_text(encoding="utf-8")
+        words = ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(")
+        assert not [word for word in words if word in script], file.name

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ...grid.plan import Grid
 from ...paths import ROOT
-from ..base import Checkpoint, Sheet
-from .inside import device_type, flag, on_main_thread, optional, queue, shared
-from .memory import bring_back, forget_applied, forget_prompts, unload
+from ..base import Captioner, Checkpoint, Sheet
+from . import captions, upscale
+from .inside import device_type, flag, forge_flag, on_main_thread, optional, queue, shared
+from .memory import forget_applied, forget_prompts, is_lent, lent
+
+_CHINESE = re.compile(r"zh[-_ ]?(cn|hans)|简体|chinese.*simplified|simplified.*chinese", re.IGNORECASE)
+_ENGLISH = re.compile(r"en([-_ .].*)?|english.*", re.IGNORECASE)
 
 
 class WebUIHost:
-    """Implements base.Host by the WebUI's own means: its checkpoint, its LoRA list, its X/Y/Z plot."""
+    """Implements base.Host by the WebUI's own means: its checkpoint, its LoRA list, its X/Y/Z plot, its captioners."""
 
     @property
     def name(self) -> str:
@@ -31,6 +38,13 @@ class WebUIHost:
             return f"Stable Diffusion WebUI Forge {getattr(forge, 'version', '')}".strip()
         tag = getattr(optional("modules.launch_utils"), "git_tag", None)
         return f"Stable Diffusion WebUI {tag() if tag else ''}".strip()
+
+    def capabilities(self) -> frozenset[str]:
+        """By what is there, never by name."""
+        found = {f"captions:{captioner.name}" for captioner in self.captioners()}
+        if len(self.upscalers()) > 1:
+            found.add("upscale")
+        return frozenset({"grid", *found})
 
     def checkpoint(self) -> Checkpoint | None:
         """The one that is selected, whether or not it is loaded yet."""
@@ -65,7 +79,7 @@ class WebUIHost:
 
     def environment(self) -> dict[str, str]:
         """What a training process must know of the WebUI's flags: which GPU, or none."""
-        if "all" in (flag("use_cpu") or []):
+        if "all" in (flag("use_cpu") or []) or forge_flag("always_cpu"):
             return {"CUDA_VISIBLE_DEVICES": ""}
         chosen = flag("device_id")
         return {} if chosen is None else {"CUDA_VISIBLE_DEVICES": str(chosen)}
@@ -73,6 +87,32 @@ class WebUIHost:
     def restricted(self) -> bool:
         """Whether strangers may reach this WebUI, or its owner hides the server's folders."""
         return bool(flag("disable_extension_access") or flag("hide_ui_dir_config"))
+
+    def language(self) -> str:
+        """By the name of the localization file, which is free: "zh_CN", "zh-Hans (Stable)", "简体中文"."""
+        name = str(getattr(shared().opts, "localization", None) or "None")
+        if _CHINESE.search(name):
+            return "zh-CN"
+        return "en" if _ENGLISH.fullmatch(name) else ""
+
+    def busy(self) -> str:
+        """What holds the GPU or the queue."""
+        if is_lent():
+            return "a training has the GPU"
+        job = str(getattr(shared().state, "job", "") or "")
+        return job.partition("Train LoRA: ")[2] or ("drawing" if job else "")
+
+    def captioners(self) -> list[Captioner]:
+        """deepbooru and BLIP, where this WebUI has them."""
+        return captions.captioners()
+
+    def upscalers(self) -> list[str]:
+        """As its Extras tab lists them."""
+        return upscale.upscalers()
+
+    def upscale(self, picture: Image.Image, name: str, width: int, height: int) -> Image.Image:
+        """By the WebUI's upscaler of that name, then to the exact size. Raises UserError."""
+        return upscale.upscale(picture, name, width, height)
 
     def refresh_loras(self) -> None:
         """List the files anew, and forget what is applied or kept: a file may have been replaced under its old name.
@@ -94,22 +134,15 @@ class WebUIHost:
         by itself, so that a generation would fail, and elsewhere it would take the memory that the training needs.
         On a CPU there is nothing to move, and generations go on.
         """
-        if device_type() == "cpu":
+        with contextlib.nullcontext() if device_type() == "cpu" else lent():
             yield
-            return
-        with queue():
-            moved = on_main_thread(unload)
-            try:
-                yield
-            finally:
-                on_main_thread(lambda: bring_back(moved))
 
     def draw(self, grid: Grid, on_cell: Callable[[int, int], None]) -> Sheet:
         """Draw with the WebUI's X/Y/Z plot. on_cell may raise to end it. Raises UserError."""
         from .xyz import draw
 
         with queue():
-            on_cell(0, len(grid.loras) * len(grid.weights))
+            on_cell(0, grid.count)
             return on_main_thread(lambda: draw(grid, on_cell))
 
 
@@ -125,7 +158,19 @@ def _checkpoint(info: Any) -> Checkpoint:
 
 def _vae(checkpoint: str) -> Path | None:
     """The separate VAE file that the WebUI would use with a checkpoint; None for the checkpoint's own."""
-    resolve = getattr(optional("modules.sd_vae"), "resolve_vae", None)
-    found: Any = resolve(checkpoint) if resolve else None
-    vae = found.tuple()[0] if hasattr(found, "tuple") else None
-    return Path(vae) if vae else None
+    chosen = getattr(shared().opts, "forge_additional_modules", None)
+    if chosen is not None:  # Forge and Neo: one list of VAE and text encoders, for every checkpoint
+        found = next((path for path in chosen if _is_vae(Path(path))), None)
+    else:
+        from modules import sd_vae
+
+        found = sd_vae.resolve_vae(checkpoint).tuple()[0]
+    return Path(found).absolute() if found and Path(found).is_file() else None
+
+
+def _is_vae(path: Path) -> bool:
+    """Whether a file lies in a folder of VAEs, which is how Forge tells them from text encoders."""
+    from modules import paths_internal
+
+    folders = [Path(paths_internal.models_path) / "VAE", *(Path(folder) for folder in [flag("vae_dir")] if folder)]
+    return any(path.absolute().is_relative_to(folder.absolute()) for folder in folders)

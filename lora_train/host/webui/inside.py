@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -27,12 +27,35 @@ def flag(name: str) -> Any:
     return getattr(shared().cmd_opts, name, None)
 
 
+def forge_flag(name: str) -> Any:
+    """A command line option of the Forge family's own, which it reads apart; None elsewhere."""
+    own = optional("backend.args") or optional("ldm_patched.modules.args_parser")
+    return getattr(getattr(own, "args", None), name, None)
+
+
 def optional(name: str) -> Any:
     """A module that some hosts have; None elsewhere."""
     try:
         return importlib.import_module(name)
     except ImportError:
         return None
+
+
+def forge_memory() -> Any:
+    """The Forge family's memory management (Forge and Neo, else reForge and Classic); None in A1111."""
+    return optional("backend.memory_management") or optional("ldm_patched.modules.model_management")
+
+
+@contextlib.contextmanager
+def job(title: str) -> Iterator[Any]:
+    """The WebUI's state while it works for us; its progress bar shows the title. The caller holds the queue."""
+    state = shared().state
+    state.begin(job=title)
+    try:
+        yield state
+    finally:
+        state.end()
+        state.interrupted = False
 
 
 def queue() -> contextlib.AbstractContextManager[Any]:

@@ -1,4 +1,8 @@
-"""A grid drawn by the WebUI's own X/Y/Z plot: weights along X, LoRA files along Y, both by Prompt S/R."""
+"""A grid drawn by the WebUI's own X/Y/Z plot, one for each prompt: weights along X, LoRA files along Y, by Prompt S/R.
+
+The sheets are our own: the plot's legend is 16 pixels high whatever the size of its cells. The plot saves its picture
+where the user's settings want grids saved.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,22 @@ import contextlib
 import csv
 import inspect
 import io
+import json
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from PIL import Image
 
 from ...errors import UserError
 from ...grid.plan import Grid
-from ..base import Sheet
+from ...grid.sheet import Sheet, page
+from ...header import read_header
 
+T = TypeVar("T")
 OnCell = Callable[[int, int], None]
 _AXIS = "Prompt S/R"
 _CLIP_SKIP = "CLIP_stop_at_last_layers"
@@ -33,31 +42,78 @@ class Axes:
 
 
 def draw(grid: Grid, on_cell: OnCell) -> Sheet:
-    """Draw `grid`; the caller holds the WebUI's queue. Raises UserError, or what on_cell raises."""
+    """Draw `grid`; the caller holds the WebUI's queue. Raises UserError, or what on_cell raises.
+
+    Interrupted in the WebUI, the sheet has what was drawn until then. Raises UserError where that is nothing.
+    """
+    for name in ("loras", "weights", "prompts"):
+        if not getattr(grid, name):
+            raise UserError(f"a grid needs at least one of its {name}", where=name)
     script = _script()
-    plan = axes(grid, [_known_name(Path(lora)) for lora in grid.loras])
-    with _clip_skip(grid.clip_skip) as overrides:
-        processing = _processing(grid, plan.prompt, overrides)
-        try:
-            with _watched(len(plan.names) * len(plan.weights), on_cell), _job():
-                result = script.run(processing, *_arguments(script, plan))
-            return _sheet(result, columns=len(plan.weights), rows=len(plan.names))
-        finally:
-            processing.close()
+    names = [_known_name(Path(lora)) for lora in grid.loras]
+    plans = [axes(grid, prompt, names) for prompt in grid.prompts]
+    _sampler(grid.sampler)
+    size = len(grid.loras) * len(grid.weights)
+    pages: list[_Drawn] = []
+    with _clip_skip(grid.clip_skip) as overrides, _job() as interrupted:
+        for number, plan in enumerate(plans):
+            if interrupted():
+                pages.append(_Drawn.none(size))
+                continue
+            processing = _processing(grid, plan.prompt, overrides)
+            try:
+                with _watched(number * size, size, grid.count, on_cell):
+                    result = script.run(processing, *_arguments(script, plan))
+                pages.append(_drawn(result, plan, size, broken_off=_broken_off()))
+            finally:
+                processing.close()
+        stopped = interrupted()
+    errors = _errors(pages, grid, stopped)
+    missing = [lora for lora in grid.loras if not Path(lora).is_file()]
+    errors += [f"{lora}: the file went away while the grid was drawn" for lora in missing]
+    if not any(cell for drawn in pages for cell in drawn.cells):
+        raise UserError(f"the WebUI couldn't draw the grid: {errors[0]}", remedy="See its console")
+    columns, model = len(grid.weights), _model_name()
+    return Sheet(
+        tuple(
+            page(grid, number, in_rows(drawn.cells, columns), model, in_rows(drawn.texts, columns))
+            for number, drawn in enumerate(pages)
+        ),
+        tuple(errors),
+    )
 
 
-def axes(grid: Grid, names: list[str]) -> Axes:
+@dataclass(frozen=True)
+class _Drawn:
+    """The cells of one plot, row by row, and the WebUI's own text of each; None and "": not drawn."""
+
+    cells: list[Image.Image | None]
+    texts: list[str]
+    comments: str = ""
+
+    @classmethod
+    def none(cls, size: int) -> _Drawn:
+        return cls([None] * size, [""] * size)
+
+
+def in_rows(items: Sequence[T], columns: int) -> tuple[tuple[T, ...], ...]:
+    """A flat list as rows."""
+    return tuple(tuple(items[start : start + columns]) for start in range(0, len(items), columns))
+
+
+def axes(grid: Grid, prompt: str, names: list[str]) -> Axes:
     """The prompt with the first LoRA at the first weight, and the replacements along both axes.
 
     A replacement touches every place where the first text occurs. So that all other words stay, the plainest first text
     is taken that occurs nowhere else: a bare name or one in its "<lora:…:", a bare number or one with its ">".
     """
     for numbers, texts in _weight_texts(grid.weights):
-        prompts = [f"{grid.prompt} <lora:{name}:{numbers[0]}>".strip() for name in names]
-        if any(_occurs(texts[0], prompt, grid) != 1 for prompt in prompts):
+        prompts = [f"{prompt} <lora:{name}:{numbers[0]}>".strip() for name in names]
+        if any(_occurs(texts[0], text, grid) != 1 for text in prompts):
             continue
         for form in (names, [f"<lora:{name}:" for name in names]):
-            if _occurs(form[0], prompts[0], grid) == 1:
+            stripped = any(text != text.strip() for text in form)  # as the plot does with its values
+            if _occurs(form[0], prompts[0], grid) == 1 and not stripped:
                 return Axes(prompts[0], form, texts)
     raise UserError("the prompt names this LoRA already", where=names[0], remedy="Take it out of the prompt")
 
@@ -85,7 +141,8 @@ def values(texts: list[str]) -> str:
 def _known_name(lora: Path) -> str:
     """The name by which the WebUI knows a LoRA file. Raises UserError where a prompt can't reach it."""
     name = lora.stem
-    if any(mark in name for mark in ":<>"):
+    read_header(lora, "LoRA")  # the WebUI would draw without a file that it can't read
+    if any(mark in name for mark in ":<>="):
         raise UserError("a prompt can't hold this file name", where=lora.name, remedy="Rename the file")
     networks = sys.modules.get("networks")
     if networks is None:
@@ -217,36 +274,37 @@ def _clip_skip(wanted: int | None) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _job() -> Iterator[None]:
-    """Tell the WebUI that it is busy, and make an interruption and a failure known as a UserError."""
+def _job() -> Iterator[Callable[[], bool]]:
+    """Tell the WebUI that it is busy; gives a function that tells whether its user has interrupted it."""
     from modules import shared
+
+    def interrupted() -> bool:
+        return bool(shared.state.interrupted or getattr(shared.state, "stopping_generation", False))
 
     shared.state.begin(job="Train LoRA grid")
     try:
-        yield
-        interrupted = shared.state.interrupted or getattr(shared.state, "stopping_generation", False)
+        yield interrupted
     except AssertionError as error:
         raise UserError(f"the WebUI refuses this grid: {error}") from error
     finally:
         shared.state.end()
         shared.state.interrupted = False
         shared.total_tqdm.clear()
-    if interrupted:
-        raise UserError("the grid was interrupted in the WebUI", remedy="Draw it again")
 
 
 @contextlib.contextmanager
-def _watched(total: int, on_cell: OnCell) -> Iterator[None]:
-    """Tell on_cell how far the WebUI is; where on_cell raises, interrupt the WebUI and raise the same."""
+def _watched(before: int, size: int, total: int, on_cell: OnCell) -> Iterator[None]:
+    """Tell on_cell how far a plot of `size` cells is; where on_cell raises, interrupt the WebUI and raise the same."""
     from modules import shared
 
     finished = threading.Event()
     raised: list[BaseException] = []
+    shared.state.job_no = 0
 
     def look() -> None:
         while not finished.wait(_LOOK_EVERY):
             try:
-                on_cell(min(shared.state.job_no, total), total)
+                on_cell(before + min(shared.state.job_no, size), total)
             except BaseException as error:  # noqa: BLE001 (raised again below)
                 raised.append(error)
                 shared.state.interrupt()
@@ -261,21 +319,75 @@ def _watched(total: int, on_cell: OnCell) -> Iterator[None]:
         watcher.join()
         if raised:
             raise raised[0]
-    on_cell(total, total)
+    on_cell(before + size, total)
 
 
-def _sheet(result: Any, columns: int, rows: int) -> Sheet:
-    """The plot's own picture, and its cells by LoRA and weight. Raises UserError where a cell failed."""
-    pictures = list(getattr(result, "images", []) or [])
-    if len(pictures) != columns * rows + 1 or any(not text for text in result.infotexts[1:]):
-        raise UserError(f"the WebUI couldn't draw the grid: {_last_error()}", remedy="See its console")
-    cells = pictures[1:]
-    by_lora = tuple(tuple(cells[row * columns : (row + 1) * columns]) for row in range(rows))
-    return Sheet(pictures[0], by_lora)
+def _broken_off() -> bool:
+    """Whether the WebUI stopped in the middle of a picture."""
+    from modules import shared
+
+    return bool(shared.state.interrupted)
+
+
+def _drawn(result: Any, plan: Axes, size: int, broken_off: bool) -> _Drawn:
+    """The plot's cells. Of an interrupted one the last was left half done. Raises UserError for another number."""
+    pictures = list(getattr(result, "images", None) or [])[1:]
+    texts = [text or "" for text in list(getattr(result, "infotexts", None) or [])[1:]]
+    if not pictures:
+        return _Drawn.none(size)
+    if len(pictures) != size or len(texts) != size:
+        raise UserError(f"the WebUI gave {len(pictures)} pictures instead of {size}", remedy="Look at its console")
+    cells = [picture if text else None for picture, text in zip(pictures, texts, strict=True)]
+    drawn = [number for number, cell in enumerate(cells) if cell]
+    if broken_off and drawn:
+        cells[drawn[-1]], texts[drawn[-1]] = None, ""
+    _drop_unapplied(cells, texts, plan)
+    return _Drawn(cells, texts, str(getattr(result, "comments", "") or ""))
+
+
+def _drop_unapplied(cells: list[Image.Image | None], texts: list[str], plan: Axes) -> None:
+    """Empty the cells without a LoRA that the WebUI couldn't load: it draws on, and names no hash in their text."""
+    if not any("Lora hashes: " in text for text in texts):
+        return  # the user's settings leave them out
+    for number in range(len(cells)):
+        row, column = divmod(number, len(plan.weights))
+        name = _stem(plan.names[row])
+        if float(plan.weights[column].rstrip(">")) == 0:
+            continue
+        if f"{json.dumps(_without_marks(name), ensure_ascii=False)[1:-1]}: " not in texts[number]:
+            cells[number] = None
+
+
+def _stem(text: str) -> str:
+    """The file's name in a replacement of the axis."""
+    return text.removeprefix("<lora:").removesuffix(":") if text.startswith("<lora:") else text
+
+
+def _without_marks(name: str) -> str:
+    """As the WebUI's Lora extension writes a name beside its hash."""
+    return name.translate(str.maketrans("", "", ":,"))
+
+
+def _errors(pages: Sequence[_Drawn], grid: Grid, stopped: bool) -> list[str]:
+    """Why cells are missing, and what the WebUI remarked."""
+    cells = [cell for drawn in pages for cell in drawn.cells]
+    done = sum(cell is not None for cell in cells)
+    remarks = dict.fromkeys(line for drawn in pages for line in drawn.comments.splitlines() if "errors" in line)
+    if stopped:
+        return [f"the grid was interrupted in the WebUI after {done} of {grid.count} cells", *remarks]
+    lost = [f"{grid.count - done} of {grid.count} cells were not drawn: {_last_error()}"] if done < grid.count else []
+    return [*lost, *remarks]
+
+
+def _model_name() -> str:
+    from modules import sd_models
+
+    info = sd_models.select_checkpoint()
+    return Path(info.filename).stem if info else ""
 
 
 def _last_error() -> str:
     from modules import errors
 
     records = getattr(errors, "exception_records", None)
-    return str(records[-1].get("exception", "")) if records else "it gave no reason"
+    return str(records[-1].get("exception", "")) if records else "the WebUI gave no reason"
