@@ -133,7 +133,7 @@ def _follow(address: str, job: str) -> None:
             status = json.load(answer)
         if status["state"] == "done" and not status["warnings"]:
             return
-        if status["state"] not in ("queued", "starting", "grid"):
+        if status["state"] not in ("queued", "starting", "training", "grid"):
             raise RuntimeError(f"the grid was not drawn: {status['error']} {status['warnings']}")
         time.sleep(0.05)
 

@@ -76,19 +76,13 @@
     return slots(Object.prototype.hasOwnProperty.call(known, text) ? known[text] : text, values);
   }
 
-  // A server's message: as a whole, or by a pattern [regular expression, text with {1}, {2}, …].
+  // A server's message, also one put together from several: train_lora_language.js knows its parts.
   function message(text) {
-    const whole = String(text);
-    if (Object.prototype.hasOwnProperty.call(trainLora.language.texts, whole)) return t(whole);
-    for (const [pattern, translated] of trainLora.language.patterns) {
-      const found = whole.match(pattern);
-      if (found) return slots(translated, found);
-    }
-    return whole;
+    return trainLora.language.message(String(text));
   }
 
   function useLanguage(language) {
-    trainLora.language = { texts: {}, patterns: [], ...language };
+    trainLora.language = { texts: {}, message: (text) => text, ...language };
     for (const [, view] of views) {
       const element = find(view.id);
       if (!element) continue;
@@ -147,8 +141,8 @@
     const details = Array.isArray(error.detail) ? error.detail : [error.detail];
     return details.map((one) => {
       if (!one || typeof one !== "object") return message(one || t("The server answers with error {status}.", { status: error.status }));
-      const parts = [one.what || one.msg, one.remedy].filter(Boolean).map((part) => message(part).replace(/\.$/, ""));
-      return `${one.where && typeof one.where === "string" ? `${one.where}: ` : ""}${parts.join(". ")}.`;
+      const told = [one.what || one.msg, one.remedy].filter(Boolean).map((part) => `${part.replace(/\.$/, "")}.`).join(" ");
+      return one.where && typeof one.where === "string" ? `${one.where}: ${message(told)}` : message(told);
     });
   }
 
@@ -271,7 +265,7 @@
   }
 
   const trainLora = window.trainLora = {
-    API, RUNNING, language: { texts: {}, patterns: [] },
+    API, RUNNING, language: { texts: {}, message: (text) => text },
     page, find, make, say, show, mark, fill, list, once, t, message, useLanguage, duration, count,
     get, post, problems, register, onStatus, running, step, look, status: () => latest,
   };

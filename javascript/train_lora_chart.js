@@ -19,7 +19,8 @@
     .plots { position: relative; touch-action: pan-y; border-radius: 6px; outline-offset: 2px; }
     .plots:focus-visible { outline: 2px solid var(--primary-500, #f97316); }
     .plot + .plot { margin-top: 12px; }
-    .head { position: relative; display: flex; flex-wrap: wrap; gap: 2px 16px; align-items: center; padding: 2px 56px 4px 2px; }
+    .head { position: relative; min-height: 26px; }
+    .keys { display: flex; flex-wrap: wrap; gap: 2px 16px; align-items: center; padding: 2px 56px 4px 2px; }
     .head b { font-size: 13px; }
     .key { display: inline-flex; gap: 6px; align-items: center; }
     .key svg { flex: none; }
@@ -28,7 +29,7 @@
     .area { display: block; width: 100%; overflow: visible; }
     text { fill: currentColor; }
     .quiet { opacity: .72; }
-    .halo { paint-order: stroke; stroke: var(--block-background-fill, Canvas); stroke-width: 4px; stroke-linejoin: round; }
+    .halo { paint-order: stroke; stroke: var(--background-fill-primary, Canvas); stroke-width: 4px; stroke-linejoin: round; }
     .tip { position: absolute; top: 0; left: 0; z-index: 2; min-width: 132px; padding: 7px 10px; border: 1px solid var(--border-color-primary, #d1d5db); border-radius: 6px;
       background: var(--background-fill-primary, Canvas); color: inherit; box-shadow: 0 3px 12px rgb(0 0 0 / .22); pointer-events: none; white-space: nowrap; }
     .tip[hidden] { display: none; }
@@ -145,6 +146,7 @@
       this.step = null;
       this.width = 0;
       this.areas = [];
+      this.frames = new Map();
       const point = (event) => this.point(event.clientX, event.clientY);
       this.plots.addEventListener("pointermove", point);
       this.plots.addEventListener("pointerdown", point);
@@ -177,9 +179,7 @@
       const narrow = this.width < NARROW;
       [this.left, this.right] = narrow ? [44, 50] : [54, 58];
       this.areas = this.data.plots.map((plot, index) => this.plot(plot, index === this.data.plots.length - 1));
-      const focused = this.root.activeElement && this.root.activeElement.dataset.log;
-      this.body.replaceChildren(...this.areas.map((area) => area.element));
-      if (focused) this.root.querySelector(`[data-log="${focused}"]`)?.focus();
+      lora.list(this.body, this.areas, (area) => area.plot.name, (area) => area.element);
       this.cross();
     }
 
@@ -189,26 +189,37 @@
       const place = log ? Math.log : (value) => value;
       const [low, high] = values.map(place);
       const y = (value) => bottom - Math.min(1, Math.max(0, (place(Math.max(value, log ? values[0] : value)) - low) / (high - low))) * plot.height;
-      const svg = draw("svg", { class: "area", role: "img", "aria-label": plot.label, viewBox: `0 0 ${this.width} ${height}`, height, fill: "none" });
-      const area = { plot, svg, y, top, bottom, values };
-      svg.append(...this.band(area, plot), ...this.levels(area, log), ...this.epochs(area), ...(last ? this.steps(area) : []));
-      for (const line of plot.lines) svg.append(...this.line(area, line));
-      svg.append(...this.ends(area));
-      area.cross = draw("g", { "aria-hidden": "true" });
-      svg.append(area.cross);
-      area.element = lora.make("div", { class: "plot" }, this.head(plot, log), svg);
+      const { element, head, svg } = this.frame(plot.name);
+      this.head(head, plot, log);
+      const look = { "aria-label": plot.label, viewBox: `0 0 ${this.width} ${height}`, height };
+      for (const [name, value] of Object.entries(look)) svg.setAttribute(name, value);
+      const area = { plot, element, svg, y, top, bottom, values, cross: draw("g", { "aria-hidden": "true" }) };
+      svg.replaceChildren(...this.band(area, plot), ...this.levels(area, log), ...this.epochs(area), ...(last ? this.steps(area) : []),
+        ...plot.lines.flatMap((line) => this.line(area, line)), ...this.ends(area), area.cross);
       return area;
     }
 
-    head(plot, log) {
+    // What stays of a plot from one point to the next: else a click that takes longer than a redraw would be lost.
+    frame(name) {
+      if (!this.frames.has(name)) {
+        const button = lora.make("button", {
+          type: "button", "data-log": name, title: t("Logarithmic scale: equal factors are equally far apart."),
+          onclick: () => { kept.write(name, !kept.read(name)); this.draw(); },
+        }, t("log"));
+        const head = lora.make("div", { class: "head" }, lora.make("span", { class: "keys" }), button);
+        const svg = draw("svg", { class: "area", role: "img", fill: "none" });
+        this.frames.set(name, { element: lora.make("div", { class: "plot" }, head, svg), head, svg });
+      }
+      return this.frames.get(name);
+    }
+
+    head(head, plot, log) {
       const keys = plot.lines.filter((line) => line.points.length);
       const band = plot.band && this.data.band ? [{ band: true, name: this.data.band.text }] : [];
-      return lora.make("div", { class: "head" }, lora.make("b", {}, plot.title),
-        ...[...keys, ...band].map((line) => lora.make("span", { class: "key" }, swatch(line), line.name)),
-        lora.make("button", {
-          type: "button", "data-log": plot.name, "aria-pressed": String(log), title: t("Logarithmic scale: equal factors are equally far apart."),
-          onclick: () => { kept.write(plot.name, !log); this.draw(); },
-        }, t("log")));
+      const all = [...keys, ...band];
+      lora.fill(head.firstChild, JSON.stringify([plot.title, ...all.map((line) => [line.name, line.kind, line.colour])]), () => [
+        lora.make("b", {}, plot.title), ...all.map((line) => lora.make("span", { class: "key" }, swatch(line), line.name))]);
+      lora.mark(head.lastChild, "aria-pressed", log);
     }
 
     band({ top, bottom }, plot) {
@@ -224,7 +235,8 @@
 
     levels({ y, bottom, values, plot }, log) {
       const most = Math.max(3, Math.round(plot.height / 30));
-      const levels = log ? logTicks(...values, most) : ticks(...values, most);
+      let levels = log ? logTicks(...values, most) : ticks(...values, most);
+      for (let more = most + 1; !log && levels.length < 3 && more < 3 * most; more += 1) levels = ticks(...values, more);
       const right = this.width - this.right;
       return [
         ...levels.flatMap((value) => [
@@ -351,7 +363,9 @@
       this.tip.replaceChildren(lora.make("b", {}, title), ...rows);
       this.tip.hidden = false;
       const wide = this.tip.offsetWidth, beside = x + 14 + wide <= this.width ? x + 14 : x - 14 - wide;
-      const top = this.areas[0].svg.getBoundingClientRect().top - this.plots.getBoundingClientRect().top + this.areas[0].top;
+      const from = this.plots.getBoundingClientRect().top, inside = this.areas[0].svg.getBoundingClientRect().top - from;
+      const above = this.width < NARROW && from + inside > this.tip.offsetHeight; // where it would cover the curves
+      const top = above ? inside - this.tip.offsetHeight : inside + this.areas[0].top;
       this.tip.style.transform = `translate(${Math.round(Math.max(0, Math.min(beside, this.width - wide)))}px, ${Math.round(top)}px)`;
     }
   }

@@ -138,6 +138,10 @@
       if (more.contains(element)) element.classList.toggle("train-lora-away", !fits);
       else if (wanted.length && fits) elsewhere.push([element, field]);
     }
+    for (const row of more.querySelectorAll(".form")) {
+      const empty = [...row.children].every((one) => one.classList.contains("train-lora-away"));
+      row.parentElement.classList.toggle("train-lora-away", empty);
+    }
     let found = elsewhere.length;
     for (const fold of folds()) {
       const inside = [...fold.querySelectorAll(":scope [id^='train_lora_']")].filter((one) => one.id in fields());

@@ -83,11 +83,11 @@
     }
 
     dialog.addEventListener("keydown", (event) => {
+      event.stopPropagation(); // a WebUI has keys of its own
       if (event.key === "ArrowLeft") move(-1);
       else if (event.key === "ArrowRight") move(1);
       else return;
       event.preventDefault();
-      event.stopPropagation();
     });
     dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
     dialog.addEventListener("close", () => dialog.remove());

@@ -342,7 +342,7 @@
     cell.button = make("button", { type: "button", class: "train-lora-grid-cell", tabindex: -1, "data-at": `${at.page}/${at.row}/${at.column}`,
       onclick: (event) => { focus = at; if (event.shiftKey) pick(at); else enlarge(at); },
       onfocus: () => { focus = at; tables.forEach(drawFocus); } });
-    cell.check = make("button", { type: "button", class: "train-lora-grid-check", tabindex: -1, onclick: () => accept(at) });
+    cell.check = make("button", { type: "button", class: "train-lora-grid-check", tabindex: -1, onclick: () => accept(at) }, "✓");
     cell.td = make("td", {}, cell.button, cell.check);
     return cell;
   }
@@ -359,7 +359,6 @@
       attribute(cell.check, "aria-pressed", on);
       attribute(cell.check, "aria-label", t("Accept {cell}", { cell: cellName(cell.at) }));
       attribute(cell.check, "title", on ? t("Accepted. Click to take it back.") : t("Mark as accepted"));
-      say(cell.check, on ? "✓" : "");
     }
     drawFocus(table);
   }

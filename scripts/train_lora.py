@@ -11,18 +11,25 @@ import gradio as gr
 from modules import script_callbacks
 
 ROOT = Path(__file__).resolve().parent.parent
+UPDATED = """### Train LoRA was updated
+Close the WebUI and start it again: reloading the page or the UI is not enough, the old version is still loaded.
+
+A training that is running goes on meanwhile. Closing the WebUI pauses it; you can resume it here afterwards."""
+
 if str(ROOT) not in sys.path:  # the WebUI drops this after loading; a package that is loaded still finds its modules
     sys.path.insert(0, str(ROOT))
 
 
 def _build_tab():
-    from lora_train import __version__
+    from lora_train import stamp
     from lora_train.jobs.manager import instance
     from lora_train.ui import tab
 
-    if f'"{__version__}"' not in (ROOT / "lora_train" / "__init__.py").read_text(encoding="utf-8"):
-        raise RuntimeError("The extension was updated: restart the WebUI, a reload of its UI isn't enough.")
-    return tab.build(instance())
+    if not stamp.outdated():
+        return tab.build(instance())
+    with gr.Blocks(analytics_enabled=False) as page, gr.Column(elem_id="train_lora_outdated"):
+        gr.Markdown(UPDATED)
+    return page
 
 
 def _add_routes(_, app):
@@ -46,12 +53,12 @@ def _tabs():
         sys.stderr.write(reason)
         with gr.Blocks(analytics_enabled=False) as page:
             gr.Markdown("Train LoRA can't start. Restart the WebUI; if that doesn't help, report this:")
-            gr.Code(reason)
+            gr.Code(f"Python {sys.version}, gradio {gr.__version__}\n{reason}")
     return [(page, "Train LoRA", "train_lora")]
 
 
 try:
-    import lora_train  # noqa: F401 (while its folder is on the path)
+    import lora_train.stamp  # noqa: F401 (while its folder is on the path, and before all else of ours)
 except Exception:  # noqa: BLE001 (the tab will say it)
     traceback.print_exc()
 

@@ -20,54 +20,65 @@ from pathlib import Path
 from lora_train.paths import ROOT
 from lora_train.settings import schema
 from lora_train.settings.presets import PRESETS
+from lora_train.ui.labels import label
 
 CATALOGUE = ROOT / "lora_train" / "ui" / "languages" / "zh-CN.json"
 SLOT = re.compile(r"\{\w+\}")
 
 # Not said in the tab: command lines, the demo, pictures that we draw, the report for an issue, the API's description.
 _ELSEWHERE = re.compile(
-    r"(^|/)(cli|lr_find_cli|__main__|lr_find|replay|processes|chart|sheet|report|openapi|schemas|metadata|log|lean)\.py$"
+    r"(^|/)(cli|lr_find_cli|__main__|lr_find|replay|processes|chart|sheet|report|openapi|schemas|metadata|log|lean|host/__init__|ui/standalone)\.py$"
     r"|^lora_train/demo/|^lora_train/train/report\.py$"
 )
 _HERE = re.compile(r"^lora_train/train/report\.py$")
 _NO_TEXT_CALLS = {
     *("compile", "search", "match", "fullmatch", "sub", "split", "add_argument", "ArgumentParser", "Thread", "partition"),
     *("ValueError", "TypeError", "RuntimeError", "KeyError", "AssertionError", "NotImplementedError", "getLogger", "Route"),
-    *("ScriptError", "OSError", "import_module", "TypeVar", "replace", "startswith", "endswith", "removeprefix", "strip"),
+    *("ScriptError", "OSError", "add_parser", "write", "print", "ref", "listed", "import_module", "TypeVar", "replace", "startswith", "endswith", "removeprefix", "strip"),
 }
 _TEXT_CALLS = {"UserError", "HTTPException", "_wrong", "Sentence"}
 _PROSE = re.compile(r"[A-Za-z]{2,}[^A-Za-z]* [^ ]*[A-Za-z]{2,}|[A-Za-z]{2,}[^ ]* \{|\} [^ ]*[a-z]{2,}")
 _WORD = re.compile(r"[A-Z][a-z]{2,}( [a-z]+)*…?")
-_TAG = re.compile(r"</?[a-z][^>]*>")
-_TECHNICAL = re.compile(r"^[\w.\-/\\*|:<>%=+]*$|[\\^$]|\{0\}[^a-zA-Z]*$|^\W*$|<svg|\(\) =>|--[a-z]+(-[a-z]+)* [A-Z]")
+_TAG = re.compile(r"</?(?:p|b|i|a|span|div|details|summary|small|ul|li|h\d|code|pre|table|thead|tbody|tr|t[hd]|d[ltd])\b[^>]*>")
+_TECHNICAL = re.compile(r"^[\w.\-/\\*|:<>%=+]*$|[\\^$]|^\W*$|<svg|\(\) =>|--[a-z]+(-[a-z]+)* [A-Z]|\w\|\w[^}]*$")
 
 IGNORED = frozenset(
-    (ROOT / "tools" / "texts_ignored.txt").read_text(encoding="utf-8").splitlines()
-    if (ROOT / "tools" / "texts_ignored.txt").is_file()
-    else ()
+    {
+        *("Schedule type", "Clip skip", "other epochs", "preferred weight", "activation text", "sd version"),
+        *("lora block weight", "Block preset", "Train LoRA: training", "Euler", "Euler a", "Basic", "[Train LoRA] {0}"),
+        *("DO NOT MATCH THE HASHES", "Train LoRA: {0}", "Negative prompt: {0}"),
+        *("encoding {0}, {1} of {2}", "{0} has {1}", "{0} has {1}{2}", "{0} holds {1}", "{0} plus", "{0}: {1} in {2}"),
+        *("No module named pip", "weight_decay=0.01 betas=0.9,0.99", "events to leave out"),
+        *("a job's id; the running job, else the last one", "drawn for settings without ip_noise_gamma"),
+    }
 )
 """What looks like words but isn't said to anyone: names in files, patterns, drawings."""
 
-GRADIO = ("Drop File Here", "Click to Upload", "- or -", "or")
+GRADIO = ("Drop File Here", "Click to Upload", "- or -", "or", "More tabs", "File upload", "Click to upload or drop files")
 """gradio's own words inside our tab."""
+
+STAGES = ("training", "drawing", "encoding pictures, {0} of {1}", "encoding captions, {0} of {1}")
+PARTS = ("weights {0} GiB", "activations {0} GiB", "LoRA and optimizer {0} GiB", "{0} s", "{0} min", "{0} h")
+"""What a job says of itself in one word, or puts together from words."""
 
 
 def found() -> dict[str, str]:
     """{text: where it stands} of all sources, in their order."""
     texts: dict[str, str] = {}
-    for text in GRADIO:
-        texts.setdefault(text, "gradio")
+    for text in (*GRADIO, *STAGES, *PARTS):
+        texts.setdefault(text, "tools/texts.py")
     for row in schema():
-        for text in (row["section"], row["help"]):
+        for text in (row["section"], row["help"], label(row["name"])):
             texts.setdefault(text, "lora_train/settings/options.py")
     for one in PRESETS:
         for text in (one.title_en, one.note):
             texts.setdefault(text, "lora_train/settings/presets.py")
     for path in sorted((ROOT / "lora_train").rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
-        if name in ("lora_train/settings/options.py", "lora_train/settings/presets.py") or not _said(name):
+        if name in ("lora_train/settings/options.py", "lora_train/settings/presets.py"):
             continue
-        for line, text in _python(path, name.startswith("lora_train/ui/")):
+        said = bool(_HERE.search(name)) or not _ELSEWHERE.search(name)
+        for line, text in _python(path, name.startswith("lora_train/ui/"), said):
             texts.setdefault(text, f"{name}:{line}")
     texts.setdefault("there is no preset {0}", "lora_train/settings/presets.py")
     for path in sorted((ROOT / "javascript").glob("*.js")):
@@ -76,17 +87,14 @@ def found() -> dict[str, str]:
     return {text: place for text, place in texts.items() if text not in IGNORED}
 
 
-def _said(name: str) -> bool:
-    return bool(_HERE.search(name)) or not _ELSEWHERE.search(name)
-
-
 # Python
 
 
-def _python(path: Path, of_the_page: bool) -> Iterator[tuple[int, str]]:
+def _python(path: Path, of_the_page: bool, everything: bool) -> Iterator[tuple[int, str]]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     silent: set[int] = set()
     said: set[int] = set()
+    told: set[int] = set()  # events, which a command line says too
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             silent.add(id(node.value))  # a docstring
@@ -95,6 +103,8 @@ def _python(path: Path, of_the_page: bool) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.Call) and _called(node) in _TEXT_CALLS:
             given = [*node.args[:2], *(k.value for k in node.keywords if k.arg in ("what", "remedy"))]
             said.update(id(one) for argument in given for one in _branches(argument))
+        elif isinstance(node, ast.Call) and _called(node) == "event":
+            told.update(id(one) for k in node.keywords if k.arg == "text" for one in _branches(k.value))
         elif isinstance(node, ast.Dict):
             silent.update(id(key) for key in node.keys if key is not None)
         elif isinstance(node, (ast.Subscript, ast.Compare)):
@@ -103,12 +113,10 @@ def _python(path: Path, of_the_page: bool) -> Iterator[tuple[int, str]]:
             silent.update(map(id, _inside(node.annotation)))
     for node in ast.walk(tree):
         if isinstance(node, (ast.JoinedStr, ast.BinOp)) and id(node) not in silent and _texts(node):
-            silent.update(id(one) for one in _inside(node) if isinstance(one, (ast.Constant, ast.JoinedStr, ast.BinOp)))
-            if not isinstance(node, ast.BinOp):
-                for value in node.values:
-                    if isinstance(value, ast.FormattedValue) and not _choice(value.value):
-                        silent.difference_update(id(one) for one in _inside(value) if isinstance(one, ast.JoinedStr))
+            silent.update(map(id, _parts(node)))
         elif not isinstance(node, ast.Constant) or id(node) in silent:
+            continue
+        if not everything and id(node) not in told:
             continue
         for text in _texts(node):
             for piece in _pieces(text):
@@ -120,6 +128,22 @@ def _inside(node: ast.AST) -> Iterator[ast.AST]:
     for child in ast.iter_child_nodes(node):
         yield child
         yield from _inside(child)
+
+
+def _parts(node: ast.AST) -> Iterator[ast.AST]:
+    """The texts that `_texts` has put together."""
+    if isinstance(node, ast.JoinedStr):
+        for value in node.values:
+            yield value
+            if isinstance(value, ast.FormattedValue):
+                yield from _inside(value.value) if _choice(value.value) else ()
+                yield from _inside(value.format_spec) if value.format_spec else ()
+                yield from [value.format_spec] if value.format_spec else ()
+    elif isinstance(node, ast.BinOp):
+        for side in (node.left, node.right):
+            if _texts(side):
+                yield side
+                yield from _parts(side)
 
 
 def _called(call: ast.Call) -> str:
@@ -178,7 +202,8 @@ def _texts(node: ast.AST) -> list[str]:
 
 
 def _pieces(text: str) -> list[str]:
-    """The words between the tags of HTML; their slots counted anew."""
+    """The words between the tags of HTML, or behind Markdown's #; their slots counted anew."""
+    text = text.lstrip("#").lstrip() if text.startswith("#") else text
     if not _TAG.search(text):
         return [text]
     text = re.sub(r"<pre>.*?</pre>", "", text, flags=re.DOTALL)
@@ -191,9 +216,9 @@ def _pieces(text: str) -> list[str]:
 
 
 def _is_text(text: str, said: bool, of_the_page: bool) -> bool:
-    if not re.search(r"[A-Za-z]{2,}", SLOT.sub("", text)) or _TECHNICAL.search(text) and not said:
+    if not re.search(r"[A-Za-z]{2,}", SLOT.sub("", text)) or (_TECHNICAL.search(text) and not said):
         return of_the_page and bool(_WORD.fullmatch(text))
-    return said or bool(_PROSE.search(text)) or of_the_page and bool(_WORD.fullmatch(text))
+    return said or bool(_PROSE.search(text)) or (of_the_page and bool(_WORD.fullmatch(text)))
 
 
 # JavaScript

@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -227,6 +228,7 @@ def _existing(folder: Path) -> Record:
 
 
 def _check_place(record: Record, row: int, column: int, page: int = 0) -> None:
+    sizes: dict[str, tuple[Any, Sequence[Any]]]
     sizes = {"row": (row, record.rows), "column": (column, record.grid.weights), "page": (page, record.grid.prompts)}
     for where, (number, items) in sizes.items():
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(items):
@@ -323,7 +325,7 @@ def _into(lora: Path, lora_dir: Path | None) -> Path:
         if _hash(copy) and _hash(copy) == _hash(lora):
             return copy
         raise UserError("another file has this name", where=copy, remedy="Rename one of the two")
-    _guarded(lambda: _copy(lora, copy), copy)
+    _guarded(partial(_copy, lora, copy), copy)
     return copy
 
 
@@ -355,7 +357,7 @@ def _write_card(lora: Path, weight: float, activation_text: str | None) -> Path:
 
 def _write_preview(lora: Path, cell: Path) -> Path:
     path = lora.with_suffix(".png")
-    _guarded(lambda: _copy(cell, path), path)
+    _guarded(partial(_copy, cell, path), path)
     return path
 
 
@@ -380,7 +382,7 @@ def _drop(folder: Path, record: Record, lora: Path) -> list[str]:
     record.dropped = moves
     _write(folder, record)
     for was, moved in moves:
-        _guarded(lambda was=was, moved=moved: _move(Path(was), Path(moved)), was)
+        _guarded(partial(_move, Path(was), Path(moved)), was)
     return [moved for _, moved in moves]
 
 
@@ -393,7 +395,7 @@ def _bring_back(folder: Path, record: Record) -> list[str]:
         if Path(was).exists():
             taken.append([was, moved])
             continue
-        _guarded(lambda was=was, moved=moved: _move(Path(moved), Path(was)), moved)
+        _guarded(partial(_move, Path(moved), Path(was)), moved)
         back.append(was)
     for other in {Path(moved).parent for _, moved in record.dropped}:
         if other.is_dir() and not any(other.iterdir()):

@@ -149,11 +149,11 @@ def _header_lines(grid: Grid, prompt: str, text: int, width: int) -> tuple[str, 
 
 
 def _draw_header(pen: ImageDraw.ImageDraw, layout: _Layout, title: str, settings: str) -> None:
-    x, y = layout.margin, layout.margin
-    _write(pen, (x, y), _cut(title, round(layout.text * 1.5), layout.size[0] - 2 * x), round(layout.text * 1.5), INK)
-    y += round(layout.text * 1.5) + layout.text // 2
+    x, y, large = layout.margin, layout.margin, round(layout.text * 1.5)
+    _write(pen, (x, y + large), _cut(title, large, layout.size[0] - 2 * x), large, INK, "ls")
+    y += large + layout.text // 2
     for line in layout.header:
-        _write(pen, (x, y + layout.text), line, layout.text, INK, "ls")  # letters of two fonts on one line's height
+        _write(pen, (x, y + layout.text), line, layout.text, INK, "ls")  # on one height whatever the font
         y += _line(layout.text)
     _write(pen, (x, y + layout.text), settings, layout.text, SOFT, "ls")
     y += _line(layout.text) + layout.text // 3

@@ -129,15 +129,55 @@ def install(progress: Callable[[str], None]) -> None:
         write_text(temporary / _PROBED, _fingerprint(lock, temporary))
         write_text(temporary / _LOCKED, _digest(lock))
         _swap(temporary, folder)
-    except PermissionError as error:
-        raise UserError(
-            "the folder can't be written or is in use",
+    except OSError as error:
+        problem = UserError(
+            f"the folder can't be written or is in use ({error.strerror or error})",
             where=folder,
             remedy="Let a running training end, check the folder's permissions, then try again",
-        ) from error
+        )
+        _remember(_failure(folder), f"{_fingerprint(lock, folder)}\n{problem}")
+        raise problem from error
+    except UserError as problem:
+        _remember(_failure(folder), f"{_fingerprint(lock, folder)}\n{problem}")
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         _problem.cache_clear()
+    _failure(folder).unlink(missing_ok=True)
+
+
+def failed_before() -> str:
+    """Why the last installation failed, "" where nothing is known or something has changed since.
+
+    No start of a WebUI tries the same again by itself: somebody offline would wait for it each time.
+    """
+    try:
+        lock = _lock()
+    except UserError as error:
+        return str(error)
+    folder = _folder(lock)
+    fingerprint, _, text = _read(_failure(folder)).partition("\n")
+    return text if fingerprint == _fingerprint(lock, folder) else ""
+
+
+def wanted() -> int:
+    """How many packages an installation here brings."""
+    try:
+        text = _lock().read_text(encoding="utf-8")
+    except UserError:
+        return 0
+    return len(set(re.findall(r"^([\w.-]+)==", text, re.MULTILINE)))
+
+
+def versions(folder: Path | None) -> dict[str, str]:
+    """What a training process would find: the name and version of each of ENGINE, "" where it is absent."""
+    if folder is None:
+        return {name: _version(name) for name in ENGINE}
+    found = {d.metadata["Name"]: d.version for d in metadata.distributions(path=[str(folder)]) if d.metadata["Name"]}
+    known = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found.items()}
+    return {name: known.get(name, "") for name in ENGINE} | {
+        name: version for name, version in known.items() if name == "bitsandbytes"
+    }
 
 
 def environment() -> dict[str, str]:
@@ -158,8 +198,12 @@ def pip_command(python: str | Path = sys.executable) -> list[str]:
     """How to run pip: as this Python's module or, where an environment was made without it, from Python's own wheel."""
     bundled: list[Path] = []
     if Path(python) == Path(sys.executable) and not _version("pip"):
-        import ensurepip
-
+        try:
+            import ensurepip
+        except ImportError:  # Debian leaves it out
+            raise UserError(
+                "this Python has no pip", where=sys.executable, remedy="Install pip for it, such as python3-pip"
+            ) from None
         bundled = sorted((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
     return [str(python), str(bundled[-1] / "pip")] if bundled else [str(python), "-m", "pip"]
 
@@ -218,6 +262,10 @@ def _missing() -> list[str]:
     return [name for name in ENGINE if not _version(name)]
 
 
+def _failure(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.failed")
+
+
 def _folder(lock: Path) -> Path:
     python = f"cp{sys.version_info[0]}{sys.version_info[1]}"
     return PACKAGES / f"{python}-{lock.stem.removeprefix('engine-')}"
@@ -244,7 +292,7 @@ def _digest(lock: Path) -> str:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return ""
 
 
@@ -260,7 +308,7 @@ def _problem(folder: Path | None, lock: Path) -> str:
     """Why a training process would fail with `folder` in front, or "". Disk remembers success, memory failure."""
     stamp = folder / _PROBED if folder else PACKAGES / f"own-{_PROBED}"
     fingerprint = _fingerprint(lock, folder)
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == fingerprint:
+    if _read(stamp) == fingerprint:
         return ""
     problem = _probe(folder)
     if not problem:

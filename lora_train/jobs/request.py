@@ -74,14 +74,13 @@ def check(host: Host, values: dict[str, Any], grid: dict[str, Any] | None, share
     """Fill in what the host knows and check everything. Raises all problems together."""
     errors: list[UserError] = []
     warnings: list[str] = []
-    settings, plan = None, None
+    plan = None
     title, taken_over, notes = _fill_in(host, values := dict(values))
-    try:
-        settings, warnings = settings_module.from_dict(values)
+    settings, warnings, wrong = _settings(values)
+    errors += wrong
+    if settings:
         settings = _absolute(settings)
         errors += _problems(host, settings)
-    except UserError as error:
-        errors.append(error)
     try:
         plan = None if grid is None or grid.get("enabled") is False else _grid(grid, settings)
     except UserError as error:
@@ -91,6 +90,20 @@ def check(host: Host, values: dict[str, Any], grid: dict[str, Any] | None, share
     title = title or Path(settings.pretrained_model_name_or_path).stem
     epochs = str((grid or {}).get("epochs") or "all")
     return Request(settings.output_name, settings, title, plan, epochs, share_gpu, taken_over, warnings + notes)
+
+
+def _settings(values: dict[str, Any]) -> tuple[TrainSettings | None, list[str], list[UserError]]:
+    """Settings, warnings and what is wrong; without the wrong ones, so that the rest can be checked too."""
+    try:
+        return *settings_module.from_dict(values), []
+    except UserError as error:
+        wrong = _single([error])
+    try:
+        named = {str(one.where) for one in wrong}
+        rest = {name: value for name, value in values.items() if name not in named}
+        return *settings_module.from_dict(rest), wrong
+    except UserError:
+        return None, [], wrong
 
 
 def check_grid(host: Host, values: dict[str, Any]) -> Request:

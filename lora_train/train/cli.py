@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import stat
@@ -21,6 +22,8 @@ from ..settings import cli as settings_cli
 
 _PATIENCE = 120.0
 """Seconds after which a process that was told to stop is ended by force. Files appear whole or not at all."""
+_LINE_EVERY = 10.0
+"""Seconds between two lines of progress in a log."""
 
 
 def add_arguments(verbs: argparse._SubParsersAction) -> None:
@@ -51,7 +54,7 @@ def _replay(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    emit: Listener = json_lines() if args.events else Bar()
+    emit: Listener = _both(json_lines(), Lines()) if args.events else Bar()
     if rank := int(os.environ.get("RANK", "0")):  # one of several processes, and not the one that speaks
         emit = _errors_only(rank)
     try:
@@ -81,6 +84,14 @@ def _train(args: argparse.Namespace) -> int:
         emit(event("error", text="the GPU is out of memory. Choose a smaller resolution, batch or network_dim"))
         return BAD_INPUT
     return STOPPED if outcome.stopped else DONE
+
+
+def _both(*listeners: Listener) -> Listener:
+    def tell(e: Event) -> None:
+        for listener in listeners:
+            listener(e)
+
+    return tell
 
 
 def _errors_only(rank: int) -> Listener:
@@ -220,3 +231,21 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class Lines(Bar):
+    """The same lines without a bar, with a line every few steps: a log beside the events."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told = 0.0
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # whoever started us may be gone, and the state isn't saved yet
+            print(text, file=sys.stderr, flush=True)
+
+    def _advance(self, done: int, total: int, text: str, more: str = "") -> None:
+        if done < total and time.monotonic() - self._told < _LINE_EVERY:
+            return
+        self._told = time.monotonic()
+        self._say(", ".join(filter(None, (f"{text}: {done} of {total}", more))))

@@ -40,7 +40,7 @@ def mount(
     if "auth" not in takes:
         page.auth = [auth] if auth else None
     gr.mount_gradio_app(app, page, path="/", **{name: value for name, value in mounting.items() if name in takes})
-    inner: FastAPI = next(route.app for route in app.routes if isinstance(route, Mount))
+    inner: Any = next(route.app for route in app.routes if isinstance(route, Mount))
     return inner
 
 

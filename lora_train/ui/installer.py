@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import Any
 
@@ -17,10 +18,16 @@ class Installer:
         self._mutex = threading.Lock()
         self._state, self._message = "unknown", ""
         self._lines: deque[str] = deque(maxlen=12)
+        self._began, self._found = 0.0, 0
 
     def view(self) -> dict[str, Any]:
-        """How things stand, ready for JSON."""
-        return {"state": self._state, "message": self._message, "lines": list(self._lines)}
+        """How things stand, ready for JSON. While it installs, the last line tells how far it is."""
+        lines = list(self._lines)
+        if self._state == "installing":
+            minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
+            of = f"package {self._found} of about {packages.wanted()}, " if self._found else ""
+            lines.append(f"… {of}{minutes}:{seconds:02} minutes")
+        return {"state": self._state, "message": self._message, "lines": lines}
 
     def check(self) -> None:
         """Look whether the packages are there and work, unless that is known or under way."""
@@ -52,8 +59,14 @@ class Installer:
 
     def _install(self) -> None:
         self._lines.clear()
-        packages.install(self._lines.append)
+        self._began, self._found = time.monotonic(), 0
+        packages.install(self._line)
         self._check()
+
+    def _line(self, line: str) -> None:
+        self._found += line.startswith("Collecting ")
+        if line:
+            self._lines.append(line)
 
 
 INSTALLER = Installer()

@@ -65,6 +65,11 @@ def reckon(values: dict[str, Any], host: Host, wanted: int | None = None) -> Sum
         return error
 
 
+def read_again() -> None:
+    """Forget what was read of pictures and captions, whose files may have changed meanwhile."""
+    _opened.cache_clear()
+
+
 def _costs(settings: TrainSettings, planned: Plan, host: Host) -> Costs:
     data_dir = getattr(host, "data_dir", None)
     former = _former(data_dir() / "jobs") if data_dir else ()

@@ -8,7 +8,7 @@ import gradio as gr
 
 from ..jobs.manager import Manager
 from . import fields
-from .compat import step_of
+from .compat import step_of, unsaved
 from .installer import INSTALLER
 from .labels import PREFIX
 from .panels import blocks, captions, grid, header, pictures, training
@@ -32,7 +32,7 @@ def build(manager: Manager) -> gr.Blocks:
 def fill(manager: Manager) -> Form:
     """The steps, tied to each other."""
     form = Form()
-    with gr.Tabs(elem_id=f"{PREFIX}steps"):
+    with unsaved(gr.Tabs(elem_id=f"{PREFIX}steps")):
         with _step("Pictures"):
             of_pictures = pictures.build(form)
         with _step("Captions"):
@@ -45,7 +45,8 @@ def fill(manager: Manager) -> Form:
             blocks.build(manager)
     pictures.connect(of_pictures, form)
     captions.connect(of_captions, manager, form)
-    training.connect(of_training, manager, form, [of_pictures.view, of_captions.view])
+    views, again = [of_pictures.view, of_captions.view], [of_pictures.again, of_captions.again]
+    training.connect(of_training, manager, form, views, again)
     grid.connect(of_grid, manager, form)
     return form
 

@@ -191,7 +191,7 @@ def test_nothing_is_asked_while_the_page_is_hidden(page, server, pictures) -> No
 
 
 def test_a_running_job_changes_no_node_of_the_page(page, server, pictures) -> None:
-    """A1111 tells every extension of each node that comes or goes."""
+    """A1111 tells every extension of each node that comes or goes; and a slow click must not lose its button."""
     training_step(page)
     server.start(pictures, "quiet", max_train_epochs=12, save_every_n_epochs=12)
     page.wait_for_function("trainLora.status().step > 2", timeout=LONG)
@@ -206,6 +206,9 @@ def test_a_running_job_changes_no_node_of_the_page(page, server, pictures) -> No
     step = page.evaluate("trainLora.status().step")
     page.wait_for_function(f"trainLora.status().step > {step + 2}", timeout=LONG)
     assert page.evaluate("window.changes") == []
+    scale = page.locator(".train-lora-chart [data-log=loss]")
+    scale.click(delay=2500)
+    assert scale.get_attribute("aria-pressed") == "true"
 
 
 def test_the_page_finds_its_job_again(page, server, pictures) -> None:

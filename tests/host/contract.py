@@ -78,7 +78,7 @@ def its_captioners_caption(host: Host, folder: Path) -> None:
     paths[1].write_bytes(b"no picture")
     for captioner in [c for c in host.captioners() if not c.note()]:
         seen: list[tuple[int, int, Path, str]] = []
-        options = TagOptions(threshold=0.0, batch_size=2, max_length=30, min_length=5)
+        options = TagOptions(threshold=0.0, batch_size=2, max_length=8, min_length=2)
         made = captioner.tag(paths, options, partial(_hear, seen), threading.Event())
         assert not made.stopped
         assert sorted(made.captions) == [paths[0], paths[2]]

@@ -51,11 +51,13 @@ def test_the_folder_of_a_job_holds_everything(manager: Manager, host: FakeHost) 
 
 
 def test_everything_wrong_is_named_before_anything_is_made(manager: Manager, host: FakeHost) -> None:
-    wrong = {"network_dim": 0, "output_name": "cat", "train_data_dir": "x", "nonsense": 1}
+    wrong = {"network_dim": 0, "output_name": "a/b", "train_data_dir": "nowhere", "nonsense": 1}
     with pytest.raises(UserErrors) as caught:
         manager.start(wrong, {"weights": "a", "steps": 0, "height": 65})
     fields = {error.where for error in caught.value.errors}
-    assert {"network_dim", "nonsense", "grid.weights", "grid.steps", "grid.height"} <= fields
+    assert fields == {
+        *("network_dim", "nonsense", "output_name", "train_data_dir", "grid.weights", "grid.steps", "grid.height")
+    }
     with pytest.raises(UserErrors) as caught:
         manager.start({"output_name": "a/b", "train_data_dir": "nowhere"})
     assert {error.where for error in caught.value.errors} == {"output_name", "train_data_dir"}

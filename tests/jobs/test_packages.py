@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,25 @@ def test_a_failing_pip_leaves_what_was_there(
     with pytest.raises(UserError, match=sentence):
         packages.install(lambda line: None)
     assert (a1111 / "kept").is_dir()
+    assert not list(packages.PACKAGES.glob("*.tmp"))
+    assert re.search(sentence, packages.failed_before())
+
+
+def test_a_failure_is_known_until_something_changes(
+    a1111: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert packages.failed_before() == ""
+    pip_that("sys.exit('ERROR: ReadTimeoutError')", tmp_path, monkeypatch)
+    with pytest.raises(UserError):
+        packages.install(lambda line: None)
+    assert "can't be downloaded" in packages.failed_before()
+    version = sys.version
+    monkeypatch.setattr(packages.sys, "version", "another")
+    assert packages.failed_before() == ""
+    monkeypatch.setattr(packages.sys, "version", version)
+    pip_that("target.mkdir()", tmp_path, monkeypatch)
+    packages.install(lambda line: None)
+    assert packages.failed_before() == ""
     assert [path.name for path in packages.PACKAGES.iterdir()] == [a1111.name]
 
 
@@ -206,14 +227,185 @@ def test_without_pip_the_one_that_comes_with_python_is_used(monkeypatch: pytest.
     assert packages.pip_command()[1] == "-m" or Path(packages.pip_command()[1]).name == "pip"
 
 
+def test_without_any_pip_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "_version", lambda name: "")
+    monkeypatch.setitem(sys.modules, "ensurepip", None)
+    with pytest.raises(UserError, match="has no pip"):
+        packages.pip_command()
+
+
+@pytest.mark.parametrize("place", ["a file", "no permission"])
+def test_where_nothing_can_be_written(a1111: Path, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pip_that("target.mkdir()", tmp_path, monkeypatch)
+    if place == "a file":
+        packages.PACKAGES.write_text("", encoding="utf-8")
+    else:
+        if os.name == "nt" or os.geteuid() == 0:
+            pytest.skip("this user may write everywhere")
+        tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(UserError, match="can't be written"):
+            packages.install(lambda line: None)
+        assert not packages.status().ready
+        packages.failed_before()
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_what_would_be_found(a1111: Path) -> None:
+    for name, version in (("Diffusers", "0.31.0"), ("huggingface_hub", "0.26.2"), ("bitsandbytes", "0.45.5")):
+        (a1111 / f"{name}-{version}.dist-info").mkdir(parents=True)
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        (a1111 / f"{name}-{version}.dist-info" / "METADATA").write_text(metadata, encoding="utf-8")
+    found = packages.versions(a1111)
+    assert (found["diffusers"], found["huggingface-hub"], found["peft"]) == ("0.31.0", "0.26.2", "")
+    assert found["bitsandbytes"] == "0.45.5"
+    assert packages.versions(None)["transformers"] == "4.30.2"
+    assert packages.wanted() > len(packages.ENGINE)
+
+
 def test_here_training_works_without_a_folder(own_place: Path) -> None:
     pytest.importorskip("peft")
     assert packages.status() == packages.Status(True, [], None)
     assert [path.name for path in own_place.iterdir()] == ["own-probed.txt"]
 
 
-def test_the_installer_never_fails(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "install.py").write_bytes((root / "install.py").read_bytes())
+# install.py as the WebUI runs it, in a copy of the extension
+
+HOST = """
+import sys
+from importlib import metadata
+from lora_train.jobs import packages
+versions = {"torch": "2.1.2", "numpy": "1.26.2", "pip": "23"}
+def version(name):
+    if name in versions:
+        return versions[name]
+    raise metadata.PackageNotFoundError(name)
+metadata.version = version
+packages._probe = lambda folder: ""
+"""
+
+
+@pytest.fixture
+def extension(root: Path, tmp_path: Path) -> Path:
+    """A copy with the modules that the installer needs, in a host with an old torch and nothing else."""
+    extension = tmp_path / "extension"
+    for name in ("install.py", "lora_train/__init__.py", "lora_train/jobs/__init__.py", "lora_train/jobs/packages.py"):
+        copy(root / name, extension / name)
+    for name in ("errors", "files", "paths"):
+        copy(root / "lora_train" / f"{name}.py", extension / "lora_train" / f"{name}.py")
+    copy(root / "requirements" / "engine-old-torch.txt", extension / "requirements" / "engine-old-torch.txt")
+    return extension
+
+
+def copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(source.read_bytes())
+
+
+def started(
+    extension: Path, pip: str = "", python: str = sys.executable, before: str = HOST, **more: str
+) -> tuple[str, float]:
+    """What install.py prints in that host, and its seconds; its exit code is 0 and nothing goes to stderr."""
+    script = extension.with_name("pip.py")
+    script.write_text(FAKE_PIP.format(what_it_does=pip), encoding="utf-8")
+    given = f"packages.pip_command = lambda: [sys.executable, {str(script)!r}]\n" if pip else ""
+    run = f"import runpy\nrunpy.run_path({str(extension / 'install.py')!r}, run_name='__main__')\n"
+    code = f"import sys\nsys.path.insert(0, {str(extension)!r})\n{before}{given}{run}"
+    environment = {name: value for name, value in os.environ.items() if name != "COMMANDLINE_ARGS"} | more
+    began = time.monotonic()
+    done = subprocess.run(
+        [python, "-c", code], capture_output=True, encoding="utf-8", cwd=extension, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout, time.monotonic() - began
+
+
+def test_the_second_start_does_no_work(extension: Path) -> None:
+    first, _ = started(extension, "target.mkdir(); (target / 'diffusers.py').touch()")
+    assert "about 200 MB" in first and first.endswith("training packages installed.\n")
+    stamps = {path: path.stat().st_mtime_ns for path in (extension / "packages").rglob("*")}
+    second, seconds = started(extension, "raise SystemExit('pip must not run')")
+    assert second == "Train LoRA: training packages ready.\n"
+    assert {path: path.stat().st_mtime_ns for path in (extension / "packages").rglob("*")} == stamps
+    assert seconds < 10  # what is left is starting Python
+
+
+def test_offline_the_second_start_does_not_wait_again(extension: Path) -> None:
+    first, _ = started(extension, "sys.exit('ERROR: NewConnectionError')")
+    assert "can't be downloaded" in first
+    second, _ = started(extension, "raise SystemExit('pip must not run')")
+    assert "can't be downloaded" in second and "See the tab" in second
+    assert "about 200 MB" not in second
+
+
+def test_really_offline(extension: Path) -> None:
+    """pip itself, with a network that refuses every connection."""
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_NO_CACHE_DIR": "1", "PIP_CONFIG_FILE": os.devnull}
+    said, seconds = started(extension, **nowhere)
+    assert "can't be downloaded" in said, said
+    assert seconds < 60
+
+
+@pytest.mark.parametrize("flags", ["--skip-install", "--medvram --skip-install --xformers"])
+def test_skip_install_is_obeyed(extension: Path, flags: str) -> None:
+    said, _ = started(extension, "raise SystemExit('pip must not run')", COMMANDLINE_ARGS=flags)
+    assert "--skip-install" in said
+    assert not (extension / "packages").exists()
+
+
+def test_a_pip_that_breaks_or_is_not_there(extension: Path) -> None:
+    assert "pip failed with code 3" in started(extension, "sys.exit(3)")[0]
+    (extension / "packages").rename(extension / "before")
+    without = HOST.replace('"pip": "23"', '"x": "1"') + "sys.modules['ensurepip'] = None\n"
+    assert "has no pip" in started(extension, before=without)[0]
+
+
+def test_a_folder_that_cannot_be_written(extension: Path) -> None:
+    (extension / "packages").write_text("in the way", encoding="utf-8")
+    assert "can't be written" in started(extension, "target.mkdir()")[0]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="another user is needed")
+def test_an_extension_of_another_user(extension: Path) -> None:
+    """Everything may be read and nothing written."""
+    for folder in (extension.parent.parent.parent, extension.parent.parent, extension.parent):
+        folder.chmod(0o755)
+    drop = "import os\nos.setgid(65534)\nos.setuid(65534)\n"
+    said, _ = started(extension, "target.mkdir()", before=HOST + drop)
+    assert "can't be written" in said
+    assert not (extension / "packages").exists()
+
+
+def test_torch_too_old_or_absent(extension: Path) -> None:
+    assert "PyTorch 1.13.1 is too old" in started(extension, before=HOST.replace("2.1.2", "1.13.1"))[0]
+    assert "PyTorch is not installed" in started(extension, before=HOST.replace('"torch"', '"torchless"'))[0]
+
+
+@pytest.mark.parametrize("version", [(3, 8), (3, 9), (3, 14), (4, 0)])
+def test_a_python_that_is_not_supported(extension: Path, version: tuple[int, int]) -> None:
+    patched = f"{HOST}sys.version_info = ({version[0]}, {version[1]}, 0, 'final', 0)\n"
+    said, _ = started(extension, "raise SystemExit('pip must not run')", before=patched)
+    assert f"Python {version[0]}.{version[1]} is not supported" in said
+    assert "200 MB" not in said
+
+
+PYTHONS = [f"python3.{minor}" for minor in range(7, 14)]
+
+
+@pytest.mark.parametrize("name", PYTHONS)
+def test_other_pythons(extension: Path, name: str) -> None:
+    """Those that are here and start; without torch, so that there is nothing to install."""
+    python = shutil.which(name) or next(map(str, Path.home().glob(f".pyenv/versions/{name[6:]}.*/bin/{name}")), "")
+    if not python or subprocess.run([python, "-c", ""], capture_output=True).returncode:
+        pytest.skip(f"there is no {name} here")
+    said, _ = started(extension, python=python, before="")
+    assert ("is not supported" if int(name[8:]) < 10 else "PyTorch is not installed") in said
+
+
+def test_nothing_of_the_extension_there_but_the_installer(root: Path, tmp_path: Path) -> None:
+    copy(root / "install.py", tmp_path / "install.py")
     done = subprocess.run(
         [sys.executable, "-I", tmp_path / "install.py"], capture_output=True, encoding="utf-8", cwd=tmp_path
     )

@@ -36,6 +36,7 @@ def test_every_step_is_told_once_and_in_order(waits):
     assert [(e["step"], e["loss"], e["epoch"]) for e in heard] == [(n, n / 8, 1 + (n - 1) // 5) for n in range(1, 26)]
     assert [e["loss_average"] for e in heard[:6]] == [n / 8 for n in (1, 1.5, 2, 2.5, 3, 4)]
     assert {e["total"] for e in heard} == {25} and heard[0]["lr"] == [1e-3]
+    assert heard[0]["rates"] == {"unet": 1e-3} and heard[0]["memory"] > 2**20
 
 
 def test_what_is_left_is_told_at_an_epochs_end():

@@ -75,6 +75,8 @@ def test_a_run_from_start_to_last_file(config, tmp_path, narrow):
     process = child(config(), "--events", stdin=subprocess.DEVNULL)
     output, log = process.communicate(timeout=240)
     assert process.returncode == 0, log
+    assert "3 pictures, 2 steps an epoch, 2 epochs, 4 steps in all" in log
+    assert "epoch 2: 4 of 4, loss " in log and "run-000002.safetensors" in log
     heard = told(output)
     assert [e["event"] for e in heard if e["event"] not in ("stage", "cache")] == [
         *["start", "progress", "progress", "saved", "progress", "progress", "saved", "saved", "measured", "done"]

@@ -3,156 +3,198 @@
 from __future__ import annotations
 
 import io
-import os
-import shutil
-import time
-from collections.abc import Iterator
+import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from lora_train.header import read_header
-from tests.support import checkpoint
-from tests.webui.server import WebUI, digest
+from tests.webui.conftest import PROMPT
+from tests.webui.server import API, WebUI, digest
 
-FOLDER = os.environ.get("TRAIN_LORA_WEBUI", "")
-PYTHON = os.environ.get("TRAIN_LORA_WEBUI_PYTHON", "")
-API = "/lora-train/v1"
-NAME = "webui-test"
-PROMPT = "a red square on white"
-
-pytestmark = [
-    pytest.mark.webui,
-    pytest.mark.timeout(3600),
-    pytest.mark.skipif(not (FOLDER and PYTHON), reason="TRAIN_LORA_WEBUI and TRAIN_LORA_WEBUI_PYTHON name no WebUI"),
-]
+GRID = {"prompt": PROMPT, "weights": "0, 1", "steps": 3, "cfg_scale": 5, "seed": 1}
+STEPS = ("pictures", "captions", "training", "grid", "blocks")
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    concept = folder / "2_square"
-    concept.mkdir()
-    for number in range(2):
-        picture = Image.new("RGB", (64, 64), "white")
-        ImageDraw.Draw(picture).rectangle((8 + 8 * number, 8, 40, 40), fill="red")
-        picture.save(concept / f"{number}.png")
-        (concept / f"{number}.txt").write_text(PROMPT, encoding="utf-8")
-    return folder
+def log_of(webui: WebUI) -> str:
+    return webui.log.read_text(encoding="utf-8", errors="replace")
 
 
-@pytest.fixture(scope="module")
-def webui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebUI]:
-    """Started with a narrow checkpoint, installed as `python -m lora_train mini` does it."""
-    from lora_train.model import mini
-
-    narrow = checkpoint(tmp_path_factory.mktemp("narrow") / "narrow.safetensors")
-    models = tmp_path_factory.mktemp("models")
-    installed = mini.install(models, narrow)
-    # Under a name that the WebUI's own folder hasn't got: of two alike it loads its own, whatever --ckpt says.
-    for file in (installed, installed.with_suffix(".yaml")):
-        file.rename(file.with_stem("train-lora-test-a1111"))
-    installed = installed.with_stem("train-lora-test-a1111")
-    server = WebUI(
-        Path(FOLDER), PYTHON, models / "webui.log", installed, ("--ckpt-dir", str(models), "--loglevel", "DEBUG")
-    )
-    yield server
-    server.close()
-    shutil.rmtree(Path(FOLDER) / "models" / "Lora" / NAME, ignore_errors=True)
+def ours(text: str) -> list[str]:
+    """The tracebacks that name us."""
+    return [part for part in text.split("Traceback")[1:] if "lora_train" in part[:8000]]
 
 
-def ready(webui: WebUI) -> None:
-    """The engine's packages: installed once, then remembered on disk."""
-    packages: dict[str, Any] = {}
-    for _ in range(900):
-        packages = webui.get(f"{API}/status")["packages"]
-        if packages["state"] == "ready":
-            return
-        assert packages["state"] != "failed", packages
-        if packages["state"] == "missing":
-            webui.post(f"{API}/install", {})
-        time.sleep(1)
-    raise AssertionError(packages)
+def test_the_tab_is_there_with_its_steps(webui: WebUI) -> None:
+    page = webui.get("/config")
+    ids = {component["props"].get("elem_id") for component in page["components"]}
+    assert {f"train_lora_step_{step}" for step in STEPS} <= ids
+    assert "Train LoRA" in json.dumps(page)
+    assert webui.get(f"{API}/status")["host"]["checkpoint"].startswith("train-lora-test-a1111")
+    assert "v1.10" in webui.get(f"{API}/status")["host"]["name"]
+    assert not ours(log_of(webui))
 
 
-def settings(pictures: Path, **more: Any) -> dict[str, Any]:
-    given = {"train_data_dir": str(pictures), "output_name": NAME, "network_dim": 4, "network_alpha": 4}
-    return {**given, "learning_rate": 0.01, "resolution": 64, "max_train_epochs": 2, **more}
+def test_wrong_fields_are_named(webui: WebUI, settings: Callable[..., dict[str, Any]]) -> None:
+    given = settings("webui-wrong", network_dim=0, resolution=1)
+    answer = webui.post(f"{API}/jobs", {"settings": given, "grid": None})
+    assert {problem["where"] for problem in answer["detail"]} == {"network_dim", "resolution"}
 
 
-def test_the_tab_is_there(webui: WebUI) -> None:
-    assert "Train LoRA" in webui.read("/config").decode()
-    assert webui.get(f"{API}/status")["state"] == "idle"
-    assert "Traceback" not in webui.log.read_text(encoding="utf-8", errors="replace").partition("lora_train")[2]
+def test_train_draw_and_leave_everything_else_alone(
+    webui: WebUI, settings: Callable[..., dict[str, Any]], forget: Callable[[str], str], work: Path
+) -> None:
+    name = "webui-test"
+    packages, plain, options = webui.freeze(), digest(webui.draw(PROMPT)), webui.get("/sdapi/v1/options")
+    files = {file: file.read_bytes() for file in work.glob("*config.json")}
+    id = forget(webui.start(settings(name), GRID))
+    waiting = forget(webui.start(settings("webui-next", max_train_epochs=1)))
+    assert webui.job(waiting)["state"] == "queued"
+    record = webui.ended(id)
+    assert (record["state"], record["error"]) == ("done", None), record
+    assert record["step"] == record["total"] == 8
+    names = [f"{name}-000001", f"{name}-000002", name]
+    assert [Path(file).stem for file in record["files"]] == names
+    assert webui.ended(waiting)["state"] == "done"
 
+    grid = webui.get(f"{API}/grids/{id}")
+    (page,) = grid["pages"]
+    sheet = Image.open(io.BytesIO(webui.read(f"{API}/{page['sheet']}")))
+    assert sheet.width > 2 * 64 and sheet.height > 2 * 64
+    cells = [[Image.open(io.BytesIO(webui.read(f"{API}/{cell}"))) for cell in row] for row in page["cells"]]
+    pixels = [[digest(cell.convert("RGB")) for cell in row] for row in cells]
+    assert [len(row) for row in pixels] == [2] * len(grid["rows"])
+    assert {row[0] for row in pixels} == {plain}
+    assert len({row[1] for row in pixels} | {plain}) == len(pixels) + 1
 
-def test_wrong_fields_are_named(webui: WebUI, pictures: Path) -> None:
-    answer = webui.post(f"{API}/start", {"settings": settings(pictures, network_dim=0), "grid": None})
-    assert [problem["where"] for problem in answer["detail"]] == ["network_dim"]
-
-
-def test_train_draw_and_leave_everything_else_alone(webui: WebUI, pictures: Path) -> None:
-    ready(webui)
-    packages, plain = webui.freeze(), digest(webui.draw(PROMPT))
-    grid = {"prompt": PROMPT, "weights": "0, 1", "steps": 3, "cfg_scale": 5, "seed": 1}
-    started = webui.post(f"{API}/start", {"settings": settings(pictures), "grid": grid})
-    assert "id" in started, started
-    refused = webui.post(f"{API}/start", {"settings": settings(pictures), "grid": None})
-    assert "a training is running" in refused["detail"][0]["what"]
-
-    status, states = followed(webui)
-    assert (status["state"], status["error"]) == ("done", None), status
-    assert {"training", "grid"} <= states
-    assert status["step"] == status["total"] == 8
-    assert [Path(file).stem for file in status["files"]] == [f"{NAME}-000001", f"{NAME}-000002", NAME]
-
-    sheet = Image.open(io.BytesIO(webui.read(f"{API}/jobs/{started['id']}/grid.png")))
-    assert sheet.width > 2 * 64
-    assert sheet.height > 2 * 64
-    cells = sorted(Path(status["grid"]["path"]).with_suffix("").glob("*.png"))
-    pixels = {cell.stem: digest(Image.open(cell).convert("RGB")) for cell in cells}
-    weightless = {value for name, value in pixels.items() if name.endswith("weight-0.00")}
-    assert len(pixels) == 4
-    assert len(weightless) == 1
-    assert len(set(pixels.values())) == 3
-
-    assert len({name.partition(".")[0] for name in read_header(Path(status["files"][-1]), "LoRA").entries}) == 264
-    assert digest(webui.draw(f"{PROMPT} <lora:{NAME}:1>")) != plain
-    assert "didn't match keys" not in webui.log.read_text(encoding="utf-8", errors="replace")
-    assert digest(webui.draw(f"{PROMPT} <lora:{NAME}-000001:1>")) in pixels.values()
+    assert len({key.partition(".")[0] for key in read_header(Path(record["files"][-1]), "LoRA").entries}) == 264
+    assert digest(webui.draw(f"{PROMPT} <lora:{name}-000001:1>")) == pixels[0][1]
+    assert digest(webui.draw(f"{PROMPT} <lora:{name}:1>")) == pixels[-1][1]
     assert digest(webui.draw(PROMPT)) == plain
+    assert "didn't match keys" not in log_of(webui)
     assert webui.freeze() == packages
+    assert webui.get("/sdapi/v1/options") == options
+    assert {file: file.read_bytes() for file in work.glob("*config.json")} == files
+    assert not ours(log_of(webui))
 
 
-def test_a_file_replaced_under_its_name_is_drawn_anew(webui: WebUI, pictures: Path) -> None:
+def test_none_of_our_fields_is_among_the_webuis_defaults(webui: WebUI, work: Path) -> None:
+    """A WebUI would fill them in at its next start, over the defaults of a newer version of ours."""
+    saved = json.loads((work / "ui-config.json").read_text(encoding="utf-8"))
+    assert saved
+    assert not [key for key in saved if "train_lora" in key.lower() or "train lora" in key.lower()]
+
+
+def test_a_file_replaced_under_its_name_is_drawn_anew(
+    webui: WebUI, settings: Callable[..., dict[str, Any]], forget: Callable[[str], str]
+) -> None:
     """The WebUI itself would go on drawing with the old one."""
-    prompt = f"{PROMPT} <lora:{NAME}:1>"
-    before = digest(webui.draw(prompt))
-    webui.post(f"{API}/start", {"settings": settings(pictures, seed=7), "grid": None})
-    status, _ = followed(webui)
-    assert status["state"] == "done", status
-    assert digest(webui.draw(prompt)) != before
+    prompt = f"{PROMPT} <lora:webui-again:1>"
+    seen = []
+    for seed in (1, 7):
+        webui.ended(forget(webui.start(settings("webui-again", seed=seed, max_train_epochs=1))))
+        seen.append(digest(webui.draw(prompt)))
+    assert seen[0] != seen[1]
 
 
-def test_stop(webui: WebUI, pictures: Path) -> None:
-    started = webui.post(f"{API}/start", {"settings": settings(pictures, max_train_epochs=1000), "grid": None})
-    assert "id" in started, started
-    while webui.get(f"{API}/status")["step"] < 2:
-        time.sleep(0.2)
-    webui.post(f"{API}/stop", {})
-    status, _ = followed(webui)
-    assert (status["state"], status["error"]) == ("stopped", None)
+def test_stop(webui: WebUI, settings: Callable[..., dict[str, Any]], forget: Callable[[str], str]) -> None:
+    id = forget(webui.start(settings("webui-stop", max_train_epochs=1000)))
+    webui.until(id, lambda record: record["step"] >= 2)
+    webui.post(f"{API}/jobs/{id}/stop", {})
+    record = webui.ended(id)
+    assert (record["state"], record["error"]) == ("stopped", None)
 
 
-def followed(webui: WebUI) -> tuple[dict[str, Any], set[str]]:
-    """The status at the job's end, and the states on the way."""
-    states = set()
-    for _ in range(9000):
-        status = webui.get(f"{API}/status")
-        states.add(status["state"])
-        if status["state"] not in ("starting", "training", "grid"):
-            return status, states
-        time.sleep(0.1)
-    raise AssertionError(status)
+def test_pause_and_resume(webui: WebUI, settings: Callable[..., dict[str, Any]], forget: Callable[[str], str]) -> None:
+    id = forget(webui.start(settings("webui-pause", max_train_epochs=8)))
+    webui.until(id, lambda record: record["step"] >= 2)
+    webui.post(f"{API}/jobs/{id}/pause", {})
+    paused = webui.ended(id)
+    assert (paused["state"], paused["resumable"]) == ("paused", True), paused
+    webui.draw(PROMPT)
+    webui.post(f"{API}/jobs/{id}/resume", {})
+    done = webui.ended(id)
+    assert (done["state"], done["step"]) == ("done", 32), done
+    assert [step for step, _ in done["losses"]] == list(range(1, 33))
+
+
+def test_reload_ui_twice_during_a_job(
+    webui: WebUI, settings: Callable[..., dict[str, Any]], forget: Callable[[str], str]
+) -> None:
+    """The package stays loaded, and so does the job; its routes belong to the new app."""
+    id = forget(webui.start(settings("webui-reload", max_train_epochs=30), {**GRID, "epochs": "30"}))
+    webui.until(id, lambda record: record["step"] >= 1)
+    for _ in range(2):
+        webui.reload_ui()
+        assert webui.get(f"{API}/status")["id"] == id
+        ids = [component["props"].get("elem_id") for component in webui.get("/config")["components"]]
+        assert ids.count("train_lora_steps") == 1
+    assert webui.job(id)["step"] < 120, "it was over before the reload"
+    record = webui.ended(id)
+    assert (record["state"], record["step"]) == ("done", 120), record
+    assert webui.get(f"{API}/grids/{id}")["pages"]
+    assert not ours(log_of(webui))
+
+
+def test_our_axes_in_the_webuis_plot(
+    webui: WebUI, settings: Callable[..., dict[str, Any]], forget: Callable[[str], str]
+) -> None:
+    """Also after a reload each is there once, and a plot over them draws."""
+    webui.ended(forget(webui.start(settings("webui-axes"))))
+    info = next(
+        script
+        for script in webui.get("/sdapi/v1/script-info")
+        if script["name"] == "x/y/z plot" and not script["is_img2img"]
+    )
+    labels = info["args"][0]["choices"]
+    for label in ("LoRA epoch", "LoRA weight", "Block preset"):
+        assert sum(label in choice for choice in labels) == 1, labels
+    column, row = (next(n for n, one in enumerate(labels) if name in one) for name in ("LoRA weight", "LoRA epoch"))
+    names = ["webui-axes-000001", "webui-axes-000002"]
+    answer = webui.post(
+        "/sdapi/v1/txt2img",
+        {
+            "prompt": f"{PROMPT} <lora:webui-axes:1>",
+            "seed": 1,
+            "steps": 2,
+            "width": 64,
+            "height": 64,
+            "script_name": "x/y/z plot",
+            "script_args": [
+                *(column, "0, 1", [], row, ", ".join(names), names, 0, "", []),
+                *(True, True, False, False, False, False, False, 0, False),
+            ],
+        },
+    )
+    assert len(answer["images"]) == 5, answer
+    drawn = {image for image in answer["images"][1:]}
+    assert len(drawn) >= 3  # weight 0 is the same twice
+
+
+def test_two_at_once_are_drawn_in_turn(
+    webui: WebUI, settings: Callable[..., dict[str, Any]], forget: Callable[[str], str]
+) -> None:
+    """A generation while a grid is drawn waits, and both are right."""
+    plain = digest(webui.draw(PROMPT))
+    id = forget(webui.start(settings("webui-turns", max_train_epochs=1), {**GRID, "weights": "0, 0.5, 1"}))
+    webui.until(
+        id, lambda record: record["state"] == "grid" or record["state"] not in ("queued", "starting", "training")
+    )
+    drawn: list[str] = []
+    thread = threading.Thread(target=lambda: drawn.append(digest(webui.draw(PROMPT))))
+    thread.start()
+    assert webui.ended(id)["grid"]["error"] is None
+    thread.join(600)
+    assert drawn == [plain]
+
+
+@pytest.mark.parametrize("path", ["/status", "/jobs", "/grids", "/schema", "/presets", "/report", "/openapi.json"])
+def test_whoever_reads_changes_nothing(webui: WebUI, path: str) -> None:
+    before = webui.get("/sdapi/v1/options")
+    assert webui.read(API + path)
+    assert webui.refusal(API + path, {}) == 405
+    assert webui.get("/sdapi/v1/options") == before

@@ -29,7 +29,9 @@ def register() -> None:
     """
     from modules import scripts
 
-    plot = next((data.module for data in scripts.scripts_data if data.script_class.__module__ == "xyz_grid.py"), None)
+    plot: Any = next(
+        (data.module for data in scripts.scripts_data if data.script_class.__module__ == "xyz_grid.py"), None
+    )
     if not hasattr(plot, "axis_options") or not hasattr(plot, "AxisOption"):
         return
     there = {option.label for option in plot.axis_options}

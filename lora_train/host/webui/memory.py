@@ -95,11 +95,12 @@ def _unload_helpers() -> None:
         if model is not None and forge_memory() is None:
             model.to(devices.cpu)
     for entry in getattr(shared(), "sd_upscalers", []):
-        keeps = getattr(entry.scaler.load_model, "cache_clear", None)  # Classic: ESRGAN
-        if keeps is not None:
-            keeps()
-        if getattr(entry.scaler, "_cached_model", None) is not None:  # SwinIR
-            entry.scaler._cached_model = entry.scaler._cached_model_config = None
+        scaler = getattr(entry, "scaler", None)
+        clear = getattr(getattr(scaler, "load_model", None), "cache_clear", None)  # Classic: ESRGAN
+        if clear is not None:
+            clear()
+        if scaler is not None and getattr(scaler, "_cached_model", None) is not None:  # SwinIR
+            scaler._cached_model = scaler._cached_model_config = None
 
 
 def _on_gpu(model: Any) -> bool:

@@ -40,6 +40,12 @@ class Axes:
     names: list[str]
     weights: list[str]
 
+    def cell_prompts(self) -> list[str]:
+        """What the plot draws, row by row."""
+        first_name, first_weight = self.names[0], self.weights[0]
+        columns = [self.prompt.replace(first_weight, weight) for weight in self.weights]
+        return [prompt.replace(first_name, name) for name in self.names for prompt in columns]
+
 
 def draw(grid: Grid, on_cell: OnCell) -> Sheet:
     """Draw `grid`; the caller holds the WebUI's queue. Raises UserError, or what on_cell raises.
@@ -55,19 +61,19 @@ def draw(grid: Grid, on_cell: OnCell) -> Sheet:
     _sampler(grid.sampler)
     size = len(grid.loras) * len(grid.weights)
     pages: list[_Drawn] = []
-    with _clip_skip(grid.clip_skip) as overrides, _job() as interrupted:
+    with _clip_skip(grid.clip_skip) as overrides, _job():
         for number, plan in enumerate(plans):
-            if interrupted():
+            if _stopped():
                 pages.append(_Drawn.none(size))
                 continue
             processing = _processing(grid, plan.prompt, overrides)
             try:
                 with _watched(number * size, size, grid.count, on_cell):
                     result = script.run(processing, *_arguments(script, plan))
-                pages.append(_drawn(result, plan, size, broken_off=_broken_off()))
+                pages.append(_drawn(result, plan, grid, broken_off=_broken_off()))
             finally:
                 processing.close()
-        stopped = interrupted()
+        stopped = _stopped()
     errors = _errors(pages, grid, stopped)
     missing = [lora for lora in grid.loras if not Path(lora).is_file()]
     errors += [f"{lora}: the file went away while the grid was drawn" for lora in missing]
@@ -274,16 +280,13 @@ def _clip_skip(wanted: int | None) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _job() -> Iterator[Callable[[], bool]]:
-    """Tell the WebUI that it is busy; gives a function that tells whether its user has interrupted it."""
+def _job() -> Iterator[None]:
+    """Tell the WebUI that it is busy."""
     from modules import shared
-
-    def interrupted() -> bool:
-        return bool(shared.state.interrupted or getattr(shared.state, "stopping_generation", False))
 
     shared.state.begin(job="Train LoRA grid")
     try:
-        yield interrupted
+        yield
     except AssertionError as error:
         raise UserError(f"the WebUI refuses this grid: {error}") from error
     finally:
@@ -319,7 +322,14 @@ def _watched(before: int, size: int, total: int, on_cell: OnCell) -> Iterator[No
         watcher.join()
         if raised:
             raise raised[0]
-    on_cell(before + size, total)
+    on_cell(before + (min(shared.state.job_no, size) if _stopped() else size), total)
+
+
+def _stopped() -> bool:
+    """Whether the WebUI's user has interrupted it."""
+    from modules import shared
+
+    return bool(shared.state.interrupted or getattr(shared.state, "stopping_generation", False))
 
 
 def _broken_off() -> bool:
@@ -329,8 +339,9 @@ def _broken_off() -> bool:
     return bool(shared.state.interrupted)
 
 
-def _drawn(result: Any, plan: Axes, size: int, broken_off: bool) -> _Drawn:
+def _drawn(result: Any, plan: Axes, grid: Grid, broken_off: bool) -> _Drawn:
     """The plot's cells. Of an interrupted one the last was left half done. Raises UserError for another number."""
+    size = len(plan.names) * len(plan.weights)
     pictures = list(getattr(result, "images", None) or [])[1:]
     texts = [text or "" for text in list(getattr(result, "infotexts", None) or [])[1:]]
     if not pictures:
@@ -342,6 +353,8 @@ def _drawn(result: Any, plan: Axes, size: int, broken_off: bool) -> _Drawn:
     if broken_off and drawn:
         cells[drawn[-1]], texts[drawn[-1]] = None, ""
     _drop_unapplied(cells, texts, plan)
+    prompts = plan.cell_prompts()
+    texts = [_whole(text, prompt, grid.negative_prompt) for text, prompt in zip(texts, prompts, strict=True)]
     return _Drawn(cells, texts, str(getattr(result, "comments", "") or ""))
 
 
@@ -356,6 +369,13 @@ def _drop_unapplied(cells: list[Image.Image | None], texts: list[str], plan: Axe
             continue
         if f"{json.dumps(_without_marks(name), ensure_ascii=False)[1:-1]}: " not in texts[number]:
             cells[number] = None
+
+
+def _whole(text: str, prompt: str, negative_prompt: str) -> str:
+    """A cell's text with its whole prompt: the WebUI leaves the `<lora:…>` out where no always-on scripts run."""
+    values = text.rpartition("\n")[2]
+    negative = [f"Negative prompt: {negative_prompt}"] if negative_prompt else []
+    return "\n".join([prompt, *negative, values]) if "Steps: " in values else text
 
 
 def _stem(text: str) -> str:

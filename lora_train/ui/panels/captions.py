@@ -35,9 +35,10 @@ _NONE = (
 
 @dataclass(frozen=True)
 class Captions:
-    """view: where the captions are shown; the others are None where the host has no captioner."""
+    """view: of the captions; again: the button that reads them anew; the others are None without a captioner."""
 
     view: Any
+    again: Any
     captioner: Any = None
     options: dict[str, Any] | None = None
     existing: Any = None
@@ -56,12 +57,13 @@ def build(manager: Manager, form: Form) -> Captions:
         with gr.Column(scale=6, min_width=320):
             place("captions_view")
             view = html("captions", texts.tags(None))
-    return Captions(view, **made)
+            again = button("Read the captions again", "read_captions")
+    return Captions(view, again, **made)
 
 
 def _writing(manager: Manager) -> dict[str, Any]:
     """The fields of the host's captioners, or what there is without one."""
-    captioners = getattr(manager.host, "captioners", list)()
+    captioners = manager.host.captioners()
     if not captioners:
         gr.HTML(texts.note("note", *_NONE), elem_id=f"{PREFIX}no_captioner")
         return {}

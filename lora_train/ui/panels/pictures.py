@@ -30,9 +30,10 @@ Beside each picture lies a text file of the same name with its caption.</p>
 
 @dataclass(frozen=True)
 class Pictures:
-    """What other steps fill: the view of the pictures, and the button that fills in the demo."""
+    """view: of the pictures; again: the button that reads the folder anew; demo: the one that fills in the demo."""
 
     view: Any
+    again: Any
     demo: Any
 
 
@@ -41,7 +42,9 @@ def build(form: Form) -> Pictures:
     with gr.Row(elem_id=f"{PREFIX}pictures_columns"):
         with gr.Column(scale=5, min_width=320):
             form.add(PICTURES)
-            demo = button("Fill in the demo", "demo", visible=DEMO_PICTURES.is_dir())
+            with gr.Row():
+                again = button("Read the folder again", "read_pictures")
+                demo = button("Fill in the demo", "demo", visible=DEMO_PICTURES.is_dir())
             gr.HTML(_LAYOUT)
             with gr.Accordion("Pictures of different shapes", open=False, elem_id=f"{PREFIX}shapes"):
                 form.add(*SHAPES)
@@ -50,7 +53,7 @@ def build(form: Form) -> Pictures:
         with gr.Column(scale=6, min_width=320):
             view = html("pictures", texts.pictures(None))
             place("pictures_view")
-    return Pictures(view, demo)
+    return Pictures(view, again, demo)
 
 
 def connect(step: Pictures, form: Form) -> None:

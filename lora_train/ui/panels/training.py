@@ -13,7 +13,7 @@ from ...settings.presets import PRESETS, preset
 from .. import fields, texts
 from ..compat import QUIET, unsaved
 from ..labels import PREFIX, RECIPES, TRAINING, groups
-from ..sums import INPUTS, reckon
+from ..sums import INPUTS, read_again, reckon
 from . import files
 from .form import Form, button, followed, html, place, told
 
@@ -107,21 +107,24 @@ def _folded(form: Form) -> None:
                 form.add(*(names[first : first + 2] for first in range(0, len(names), 2)))
 
 
-def connect(step: Training, manager: Manager, form: Form, views: Sequence[Any]) -> None:
-    """Tie the step to the form. views: the places of the pictures' and the captions' views."""
+def connect(step: Training, manager: Manager, form: Form, views: Sequence[Any], again: Sequence[Any]) -> None:
+    """Tie the step to the form. views: of the pictures and the captions; again: buttons that read both anew."""
     host, sources = manager.host, [form.settings[name] for name in INPUTS]
 
     def everything(wanted: Any, *held: Any) -> list[str]:
         found = reckon(fields.values_of(INPUTS, held), host, _whole(wanted))
         return [texts.arithmetic(found), texts.aimed(found, _whole(wanted)), texts.pictures(found), texts.tags(found)]
 
-    followed([*sources, step.wanted], everything, [step.wanted, *sources], [step.total, step.aim, *views])
+    inputs, outputs = [step.wanted, *sources], [step.total, step.aim, *views]
+    followed([*sources, step.wanted], everything, inputs, outputs)
+    for reading in again:
+        reading.click(read_again, [], [], **QUIET).then(everything, inputs, outputs, **QUIET)
 
     def epochs(wanted: Any, *held: Any) -> Any:
         found = reckon(fields.values_of(INPUTS, held), host, _whole(wanted))
         return str(found.aim.epochs) if isinstance(found, texts.Sum) and found.aim else gr.update()
 
-    step.take.click(epochs, [step.wanted, *sources], [form.settings["max_train_epochs"]], **QUIET)
+    step.take.click(epochs, inputs, [form.settings["max_train_epochs"]], **QUIET)
 
     for start in step.starts:
         start.click(lambda *held: _start(manager, form, held), [step.share, *form.inputs()], [step.problems], **QUIET)
@@ -141,7 +144,7 @@ def _start(manager: Manager, form: Form, held: Sequence[Any]) -> str:
 
     def start() -> str:
         share, *rest = held
-        manager.start(*form.read(rest), **({"share_gpu": True} if share else {}))
+        manager.start(*form.read(rest), share_gpu=bool(share))
         return ""
 
     return told(start)

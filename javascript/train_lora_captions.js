@@ -1,0 +1,83 @@
+// The writing of captions: how far it is, what it did, and the way back.
+(() => {
+  "use strict";
+  const lora = window.trainLora;
+  if (!lora || lora.captions) return;
+  const { t, message, find, make, show, say, mark, fill, count } = lora;
+  lora.captions = true;
+  let seen = null;
+
+  const button = (text, act) => make("button", { type: "button", class: "train-lora-button", onclick: act }, text);
+
+  function build(element) {
+    const part = {};
+    const put = (name, child) => (part[name] = child);
+    element.replaceChildren(make("section", { class: "train-lora-job" },
+      make("header", {}, put("title", make("b", { class: "train-lora-state" })),
+        make("span", { class: "train-lora-buttons" }, put("stop", button(t("Stop"), () => send(part, `tasks/${part.task.id}/stop`))))),
+      put("bar", make("div", { class: "train-lora-bar", role: "progressbar", "aria-valuemin": "0" }, make("i"))),
+      put("stage", make("p", { class: "train-lora-stage" })),
+      put("error", make("div", { class: "train-lora-box", "data-kind": "error", role: "alert", hidden: true })),
+      put("warnings", make("div", { class: "train-lora-box", "data-kind": "warning", hidden: true })),
+      put("undo", button(t("Put the former captions back"), () => undo(part)))));
+    return part;
+  }
+
+  const TITLES = { running: "Writing captions", done: "Captions are written", failed: "Writing captions failed", stopped: "Writing captions was stopped" };
+
+  function draw(status, element) {
+    const task = (status.tasks || []).find((one) => one.kind === "captions");
+    if (!task) return;
+    const part = lora.once(element, build);
+    const running = task.state === "running";
+    if (seen === `${task.id} running` && !running) readAgain();
+    seen = `${task.id} ${task.state}`;
+    part.task = task;
+    say(part.title, t(TITLES[task.state]));
+    show(part.stop, running);
+    show(part.bar, running);
+    part.bar.firstChild.style.width = task.total ? `${(100 * task.done) / task.total}%` : "0";
+    mark(part.bar, "aria-valuemax", task.total || 1);
+    mark(part.bar, "aria-valuenow", task.done);
+    const made = task.result;
+    say(part.stage, made
+      ? t("{written} written, {kept} kept, {same} the same as before", { written: count(made.written), kept: count(made.kept), same: count(made.same) })
+      : t("{done} of {total} pictures", { done: count(task.done), total: count(task.total) }));
+    list(part.error, task.error ? [task.error] : []);
+    list(part.warnings, task.warnings || []);
+    show(part.undo, Boolean(made && made.undo) && part.undone !== task.id);
+  }
+
+  function list(box, lines) {
+    show(box, lines.length > 0);
+    fill(box, JSON.stringify(lines), () => [make("ul", {}, ...lines.map((line) => make("li", {}, message(line))))]);
+  }
+
+  async function send(part, path, body) {
+    try {
+      const answer = await lora.post(path, body);
+      lora.look();
+      return answer;
+    } catch (error) {
+      list(part.error, lora.problems(error));
+      return null;
+    }
+  }
+
+  async function undo(part) {
+    const task = part.task;
+    const answer = await send(part, "captions/undo", { undo: task.result.undo });
+    if (!answer) return;
+    part.undone = task.id;
+    show(part.undo, false);
+    if (answer.changed.length) list(part.warnings, [t("{count} captions were edited meanwhile and stay as they are.", { count: answer.changed.length })]);
+    readAgain();
+  }
+
+  function readAgain() {
+    const again = find("train_lora_read_captions");
+    if (again) (again.tagName === "BUTTON" ? again : again.querySelector("button")).click();
+  }
+
+  lora.register("captions", { id: "train_lora_captions_view", draw });
+})();
