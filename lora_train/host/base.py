@@ -99,6 +99,9 @@ class Host(Protocol):
     def restricted(self) -> bool:
         """Whether strangers may reach this host, or its owner hides the server's folders."""
 
+    def picture_folders(self) -> list[Path]:
+        """Where the pictures of a training may lie while the host is restricted."""
+
     def language(self) -> str:
         """The language of the host's own page: "en", "zh-CN"; "" where it has no wish or one that we don't speak."""
 

@@ -89,6 +89,10 @@ class StandaloneHost:
         """No: who may come in is said where the page is served."""
         return False
 
+    def picture_folders(self) -> list[Path]:
+        """Where records are kept; this host is never restricted."""
+        return [self._data_dir]
+
     def language(self) -> str:
         """The browser's."""
         return ""

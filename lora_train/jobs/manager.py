@@ -214,7 +214,7 @@ class Manager:
     def _environment(self, job: Job) -> dict[str, str]:
         """Of the child, or of us where the job is a grid, which needs no packages of ours."""
         base = dict(os.environ) if job.record.kind == "grid" else self._engine.environment()
-        return {**base, **getattr(self.host, "environment", dict)()}
+        return {**base, **self.host.environment()}
 
     def _next(self) -> Job | None:
         with self._mutex:

@@ -21,12 +21,16 @@ _WORDS = ("negative_prompt", "sampler")
 _PROMPTS = ("prompts", "prompt")
 _FILE = "request.json"
 _OPEN = "This WebUI is open to others: see --enable-insecure-extension-access"
+_OPEN_FOLDERS = "Put them into the WebUI's folder, or start it with --gradio-allowed-path FOLDER"
 _MOST_WEIGHTS, _MOST_PROMPTS = 50, 20
 _EPOCHS = re.compile(r"(?i)all|band|[\d\s,，;–-]+")
 _PATHS = (
     *("pretrained_model_name_or_path", "vae", "train_data_dir", "reg_data_dir", "dataset_config", "output_dir"),
     *("network_weights", "resume", "validation_data_dir", "conditioning_data_dir", "logging_dir"),
 )
+
+
+_PICTURES = ("train_data_dir", "reg_data_dir", "dataset_config", "validation_data_dir", "conditioning_data_dir")
 
 
 @dataclass(frozen=True)
@@ -263,7 +267,7 @@ def _outside(host: Host, settings: TrainSettings) -> list[UserError]:
     """Where the host is open to a network, jobs write among its LoRAs only and read its own checkpoints only."""
     if not _restricted(host):
         return []
-    problems, remedy = [], _OPEN
+    problems, remedy = unreadable(host, settings), _OPEN
     for name in ("output_dir", "logging_dir", "resume", "network_weights"):
         path = getattr(settings, name)
         if path and not _within(Path(path), host.lora_dir()):
@@ -280,8 +284,18 @@ def _outside(host: Host, settings: TrainSettings) -> list[UserError]:
     return problems
 
 
+def unreadable(host: Host, settings: TrainSettings) -> list[UserError]:
+    """The folders of pictures that an open host must not read: those outside of its own and its owner's choice."""
+    if not _restricted(host):
+        return []
+    given = [(name, str(getattr(settings, name))) for name in _PICTURES if getattr(settings, name)]
+    folders = [Path(path).expanduser().absolute() for path in host.picture_folders()]
+    outside = [name for name, path in given if not any(_within(Path(path).expanduser(), folder) for folder in folders)]
+    return [UserError("lies outside the WebUI's own folders", where=name, remedy=_OPEN_FOLDERS) for name in outside]
+
+
 def _restricted(host: Host) -> bool:
-    return getattr(host, "restricted", lambda: False)()
+    return host.restricted()
 
 
 def _within(path: Path, folder: Path) -> bool:

@@ -13,8 +13,9 @@ from .. import settings as settings_module
 from ..dataset.captions import tag_frequency
 from ..dataset.pictures import Dataset
 from ..dataset.source import open_dataset
-from ..errors import UserError
+from ..errors import UserError, raise_all
 from ..host.base import Host
+from ..jobs.request import unreadable
 from ..plan import history
 from ..plan.costs import Costs, estimate
 from ..plan.steps import Aim, Plan, aim, plan
@@ -57,6 +58,7 @@ def reckon(values: dict[str, Any], host: Host, wanted: int | None = None) -> Sum
     try:
         with _IN_TURN:
             settings, _ = settings_module.from_dict(values)
+            raise_all(unreadable(host, settings))
             dataset, tags = _opened(_seen_by(settings), tuple(map(_stamp, sources)))
             planned = plan(settings, dataset)
             aimed = aim(settings, dataset, wanted) if wanted and wanted > 0 else None
@@ -71,9 +73,7 @@ def read_again() -> None:
 
 
 def _costs(settings: TrainSettings, planned: Plan, host: Host) -> Costs:
-    data_dir = getattr(host, "data_dir", None)
-    former = _former(data_dir() / "jobs") if data_dir else ()
-    return estimate(settings, planned, former)
+    return estimate(settings, planned, _former(host.data_dir() / "jobs"))
 
 
 def _former(jobs: Path) -> tuple[history.Measured, ...]:

@@ -69,6 +69,12 @@ class FakeHost:
     def restricted(self) -> bool:
         return self.open_to_others
 
+    def picture_folders(self) -> list[Path]:
+        return [self.folder / "pictures"]
+
+    def environment(self) -> dict[str, str]:
+        return {}
+
     def refresh_loras(self) -> None:
         self.calls.append("refresh")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_train.errors import UserError
+from lora_train.errors import UserError, UserErrors
 from lora_train.jobs import request as requests
 from lora_train.jobs.manager import Manager
 from lora_train.model.checkpoint import Family
@@ -133,3 +133,16 @@ def test_the_hosts_model_may_stay(manager: Manager, host: FakeHost) -> None:
     manager.start(values(host), share_gpu=True)
     assert manager.wait(30)
     assert host.calls == ["refresh"]
+
+
+def test_an_open_host_reads_pictures_of_its_own_folders_only(manager: Manager, host: FakeHost) -> None:
+    host.open_to_others = True
+    secret = host.folder / "secret"
+    secret.mkdir()
+    with pytest.raises(UserErrors) as caught:
+        manager.start({"train_data_dir": str(secret), "output_name": "cat", "reg_data_dir": str(secret)})
+    assert {error.where for error in caught.value.errors} == {"train_data_dir", "reg_data_dir"}
+    with pytest.raises(UserError, match="own folders"):
+        manager.start(values(host, train_data_dir=str(host.folder / "pictures" / ".." / "secret")))
+    manager.start(values(host))
+    assert manager.wait(30)

@@ -72,6 +72,9 @@ class FakeHost:
     def restricted(self) -> bool:
         return self.open_to_all
 
+    def picture_folders(self) -> list[Path]:
+        return [self.root]
+
     def environment(self) -> dict[str, str]:
         return {}
 

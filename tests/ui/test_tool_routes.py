@@ -16,6 +16,7 @@ from PIL import Image
 from lora_train.dataset.tagging import Tagged
 from lora_train.network.kohya import write_lora
 from lora_train.settings import schema
+from lora_train.ui import sums
 from lora_train.ui.routes import files
 from lora_train.ui.routes.tasks import Tasks
 
@@ -59,6 +60,16 @@ def test_a_plan_of_nothing_says_what_is_wrong(client, tmp_path) -> None:
     assert {"network_dim", "seeed"} <= problems(client.post(f"{V1}/plan", json={"settings": wrong})).keys()
     assert client.post(f"{V1}/plan", json={"settings": {"train_data_dir": str(tmp_path)}}).status_code == 422
     assert problems(client.post(f"{V1}/plan", json={"settings": {}, "steps": 0})).keys() == {"steps"}
+
+
+def test_an_open_host_plans_with_pictures_of_its_own_folders_only(client, manager, pictures) -> None:
+    settings = {"train_data_dir": str(pictures)}
+    manager.host.root = pictures / "elsewhere"
+    manager.host.root.mkdir()
+    assert client.post(f"{V1}/plan", json={"settings": settings}).status_code == 200
+    manager.host.open_to_all = True
+    assert problems(client.post(f"{V1}/plan", json={"settings": settings})).keys() == {"train_data_dir"}
+    assert "train_data_dir" in str(sums.reckon(settings, manager.host))
 
 
 def test_a_merge_lands_in_the_lora_folder(client, manager, loras) -> None:

@@ -88,6 +88,13 @@ class WebUIHost:
         """Whether strangers may reach this WebUI, or its owner hides the server's folders."""
         return bool(flag("disable_extension_access") or flag("hide_ui_dir_config"))
 
+    def picture_folders(self) -> list[Path]:
+        """The WebUI's data folder, and what its owner opens by --gradio-allowed-path."""
+        from modules import paths_internal
+
+        opened = flag("gradio_allowed_path") or []
+        return [Path(folder) for folder in (paths_internal.data_path, *opened)]
+
     def language(self) -> str:
         """By the name of the localization file, which is free: "zh_CN", "zh-Hans (Stable)", "简体中文"."""
         name = str(getattr(shared().opts, "localization", None) or "None")

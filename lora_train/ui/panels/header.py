@@ -52,7 +52,7 @@ def _choice(manager: Manager, choose: Any) -> None:
 
 
 def _install(manager: Manager) -> str:
-    if getattr(manager.host, "restricted", lambda: False)():
+    if manager.host.restricted():
         remedy = "Open this WebUI on its own machine without --listen, or add --enable-insecure-extension-access"
         raise UserError("this WebUI is open to others, so nothing is installed", remedy=remedy)
     INSTALLER.install()

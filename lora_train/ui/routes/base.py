@@ -75,7 +75,7 @@ def picture(path: Path | None, missing: str) -> FileResponse:
 
 def restricted(manager: Manager) -> bool:
     """Whether strangers may reach this host, or its owner hides the server's folders."""
-    return bool(getattr(manager.host, "restricted", lambda: False)())
+    return manager.host.restricted()
 
 
 class Reader:

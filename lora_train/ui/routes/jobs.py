@@ -133,10 +133,10 @@ class Jobs:
             "checkpoint": checkpoint.title if checkpoint else None,
             "vae": checkpoint.vae.name if checkpoint and checkpoint.vae else None,
             "clip_skip": checkpoint.clip_skip if checkpoint else None,
-            "language": getattr(host, "language", str)(),
-            "busy": getattr(host, "busy", str)(),
+            "language": host.language(),
+            "busy": host.busy(),
             "restricted": restricted(self._manager),
-            "capabilities": sorted(getattr(host, "capabilities", frozenset)()),
+            "capabilities": sorted(host.capabilities()),
         }
 
 

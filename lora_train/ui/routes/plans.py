@@ -9,7 +9,9 @@ from fastapi import Depends
 
 from ... import settings as settings_module
 from ...dataset.source import open_dataset
+from ...errors import raise_all
 from ...jobs.manager import Manager
+from ...jobs.request import unreadable
 from ...plan import history
 from ...plan.costs import estimate
 from ...plan.steps import aim, plan
@@ -40,6 +42,7 @@ class Plans:
         values, wanted = given.table("settings", needed=True), given.whole("steps", 1, _MOST_STEPS)
         given.check()
         settings, notes = settings_module.from_dict(self._filled(values))
+        raise_all(unreadable(self._manager.host, settings))
         dataset = open_dataset(settings)
         if settings.validation_split:
             notes.append(f"{settings.validation_split:.0%} of the pictures will be held out; they are counted here")
