@@ -88,6 +88,7 @@ def sample_many(
 ) -> list[Image.Image]:
     """A picture for each prompt and its seed, all in one batch. Sizes in pixels; raises UserError (see check).
 
+    Prompts may have weights, "(word:1.3)" and "[word]", as in the WebUI.
     clip_skip and max_token_length as in training (None or 1: the last layer; None: 75 tokens).
     prediction_type: "epsilon", or "v_prediction" for SD2's 768-pixel checkpoints and others.
     All noise is drawn on the CPU from a picture's own seed, so that it begins alike on every device. Drawn in company a
@@ -118,7 +119,8 @@ def _guidance(
     SDXL without a negative prompt is guided away from zeros, as in the WebUI and in diffusers.
     """
     distinct = list(dict.fromkeys(prompts))
-    text = encode_prompts(model, [negative, *distinct], clip_skip, max_token_length).to(model.device, model.unet.dtype)
+    states = encode_prompts(model, [negative, *distinct], clip_skip, max_token_length, weighted=True, keep_mean=True)
+    text = states.to(model.device, model.unet.dtype)
     if model.family is Family.SDXL and not negative and text.pooled is not None:
         text.states[0], text.pooled[0] = 0, 0
     return text.select([0] * len(prompts) + [1 + distinct.index(prompt) for prompt in prompts])

@@ -109,11 +109,13 @@ def encode_prompts(
     clip_skip: int | None = None,
     max_token_length: int | None = None,
     weighted: bool = False,
+    keep_mean: bool = False,
 ) -> TextStates:
     """Text states [B, 77 | 152 | 227, C]: chunks are encoded one by one and joined.
 
     clip_skip k takes the k-th layer from the end through the final layer norm; None is the last one; SDXL has none.
-    weighted: the caption's weights multiply the states, with nothing made up for.
+    weighted: the caption's weights multiply the states, with nothing made up for; keep_mean: each chunk's mean is then
+    restored, as by the WebUI's emphasis "Original".
     Padding is an end token for CLIP and token 0 for OpenCLIP. A literal "!" is itself, as in a WebUI; sd-scripts'
     tokenizer for SD2 reads it as padding.
     """
@@ -122,8 +124,13 @@ def encode_prompts(
         return tokenize(model.tokenizer, captions, max_token_length, weighted, pad)
 
     def finished(states: Tensor, weights: Tensor) -> Tensor:
-        joined = _joined(states.unflatten(0, weights.shape[:2]))
-        return (joined * _joined(weights).to(joined.device)[..., None]).to(joined.dtype) if weighted else joined
+        chunks = states.unflatten(0, weights.shape[:2])
+        if not weighted:
+            return _joined(chunks)
+        scaled = chunks * weights.to(chunks.device)[..., None]
+        if keep_mean:
+            scaled = scaled * (chunks.float().mean((-2, -1), True) / scaled.float().mean((-2, -1), True))
+        return _joined(scaled.to(chunks.dtype))
 
     if model.family is Family.SDXL:
         first, second = model.text_encoders["te1"], model.text_encoders["te2"]

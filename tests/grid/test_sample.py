@@ -131,6 +131,16 @@ def test_long_prompts_are_read_to_their_end_on_demand(model: StableDiffusion) ->
     assert short != longer
 
 
+def test_prompts_have_weights_as_in_the_webui(model: StableDiffusion) -> None:
+    def drawn(prompt: str) -> bytes:
+        return sample(model, prompt, steps=2, width=64, height=64).tobytes()
+
+    assert drawn("(a cat:1)") == drawn("a cat")
+    assert drawn("a (cat:1.6)") != drawn("a cat")
+    assert drawn("a (cat:1.6)") != drawn("a cat:1.6")
+    assert drawn(r"a \(cat\)") != drawn("a (cat)")
+
+
 def test_samplers_by_sd_scripts_names(model: StableDiffusion) -> None:
     for theirs, ours in KOHYA_SAMPLERS.items():
         sampling.check(theirs, 20, 512, 512)

@@ -157,6 +157,17 @@ def test_weights_multiply_the_states(model_of, family, length):
     assert not torch.allclose(letters.states, expected)
 
 
+def test_the_mean_can_be_kept(model):
+    """As modules/sd_emphasis.py of the WebUI: z * multipliers, then * (mean before / mean after)."""
+    plain = encode_prompts(model, ["a red cat, dog", "a cat"]).states
+    kept = encode_prompts(model, ["a (red:1.5) cat, [dog]", "a cat"], weighted=True, keep_mean=True).states
+    _, weights = tokenize(model.tokenizer, ["a (red:1.5) cat, [dog]"], weighted=True)
+    scaled = plain[0] * weights[0, 0, :, None]
+    torch.testing.assert_close(kept[0], scaled * (plain[0].mean() / scaled.mean()), rtol=1e-4, atol=1e-5)
+    assert torch.equal(kept[1], plain[1])
+    assert not torch.allclose(kept[0], scaled, atol=1e-3)
+
+
 def test_the_first_75_tokens_do_not_depend_on_the_length(model):
     short, long = (encode_prompts(model, ["a cat on a mat"], max_token_length=n).states for n in (75, 225))
     assert torch.allclose(short[:, :76], long[:, :76], atol=1e-6)
