@@ -91,6 +91,7 @@ class Job:
             self.record, self._resumable = found, None
         if self.record.running() and not self.elsewhere():
             self.record.state, self.record.stage = "interrupted", ""
+            self.record.read_events(self.folder)
 
     # What it is asked to do
 

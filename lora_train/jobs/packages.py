@@ -130,15 +130,15 @@ def install(progress: Callable[[str], None]) -> None:
         write_text(temporary / _LOCKED, _digest(lock))
         _swap(temporary, folder)
     except OSError as error:
-        problem = UserError(
+        refusal = UserError(
             f"the folder can't be written or is in use ({error.strerror or error})",
             where=folder,
             remedy="Let a running training end, check the folder's permissions, then try again",
         )
-        _remember(_failure(folder), f"{_fingerprint(lock, folder)}\n{problem}")
-        raise problem from error
-    except UserError as problem:
-        _remember(_failure(folder), f"{_fingerprint(lock, folder)}\n{problem}")
+        _remember(_failure(folder), f"{_fingerprint(lock, folder)}\n{refusal}")
+        raise refusal from error
+    except UserError as error:
+        _remember(_failure(folder), f"{_fingerprint(lock, folder)}\n{error}")
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

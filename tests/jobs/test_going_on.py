@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_train.errors import UserError
+from lora_train.events import event
 from lora_train.jobs import record as records
 from lora_train.jobs.job import SAVING
 from lora_train.jobs.manager import Manager
@@ -182,3 +183,14 @@ def test_the_record_survives_a_restart(manager: Manager, host: FakeHost) -> None
     assert "loading |##########|" in afterwards.status(done)["log"]
     afterwards.stop(lost.name)
     assert afterwards.status(lost.name)["state"] == "stopped"
+
+
+def test_a_restart_knows_the_steps_that_the_record_missed(host: FakeHost) -> None:
+    """The record is written every few seconds only; the events are all there."""
+    lost = host.data_dir() / "jobs" / "99999999-000000-lost"
+    lost.mkdir(parents=True)
+    records.Record(lost.name, "lost", "model", state="training", losses=[(1, 0.5)], step=1).save(lost)
+    lines = [json.dumps(event("progress", step=n, total=40, epoch=1, loss=1 / n)) for n in range(1, 6)]
+    (lost / "events.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    status = Manager(host, FakeEngine()).status()
+    assert (status["state"], status["step"], len(status["losses"])) == ("interrupted", 5, 5)
