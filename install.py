@@ -1,9 +1,8 @@
 """Run by the WebUI before it starts: prepares the training processes' own packages, and never touches the host's.
 
-Whatever goes wrong here, the WebUI starts: the Train LoRA tab says what is missing and offers to try again.
+Whatever goes wrong here, the WebUI starts: the Train LoRA tab says what is missing and offers to try again. This file
+keeps to what Python 3.6 can parse, so that an older Python is told what is wrong.
 """
-
-from __future__ import annotations
 
 import os
 import sys
@@ -24,7 +23,8 @@ def prepare() -> str:
         return "ready"
     if "--skip-install" in os.environ.get("COMMANDLINE_ARGS", "").split():
         return "not installed (--skip-install). See the tab Train LoRA"
-    if reason := packages.failed_before():
+    reason = packages.failed_before()
+    if reason:
         return f"not installed: {reason.rstrip('.')}. See the tab Train LoRA"
     say("installing the training packages into its own folder (once, about 200 MB)")
     packages.install(lambda line: None)

@@ -10,7 +10,7 @@
   const RUNNING = ["starting", "training", "pausing", "grid"];
   const [BUSY, QUIET, LONGEST, GIVEN_UP] = [1000, 4000, 30000, 20000]; // milliseconds: between two looks, and for an answer
   const views = new Map(), listeners = [];
-  let timer = 0, asking = false, again = false, failures = 0, latest = null, complained = "", shown = "";
+  let timer = 0, asking = false, again = false, failures = 0, latest = null, complained = "", shown = "", followed = NaN; // followed: the job that was seen under way
 
   const page = () => (typeof gradioApp === "function" ? gradioApp() : document);
   const find = (id) => page().querySelector("#" + id);
@@ -180,13 +180,15 @@
     if (root) {
       mark(root, "data-state", status.state);
       mark(root, "data-running", running(status));
+      if (running(status) || status.state === "paused") followed = status.id;
+      mark(root, "data-live", status.id === followed ? "first" : "");
       if (status.packages) mark(root, "data-packages", status.packages.state);
     }
     for (const [name, view] of views) drawOne(name, view);
   }
 
-  // Go to one of the STEPS; whether it was found.
-  function step(name) {
+  // Go to one of the STEPS; whether it was found. lasting: this is where people want to be.
+  function step(name, lasting = true) {
     const tabs = find("train_lora_steps"), place = STEPS.indexOf(name);
     const all = (selector) => (tabs ? [...tabs.querySelectorAll(selector)] : []);
     const shown = all(".tab-nav > button, [role=tablist] > button, .overflow-dropdown > button"); // gradio moves what has no room
@@ -194,7 +196,25 @@
     const moved = label && shown.find((one) => one.textContent.trim() === label.textContent.trim());
     const button = find(`train_lora_step_${name}-button`) || moved || shown[place];
     if (button) button.click();
+    if (button && lasting) opened = name;
     return Boolean(button);
+  }
+
+  // The step that was opened while our own scripts, or gradio 6, still built the page: it is opened again.
+  let opened = "";
+
+  function shownStep() {
+    return STEPS.find((name) => (find(`train_lora_step_${name}`)?.getClientRects().length || 0) > 0) || "";
+  }
+
+  function remember(event) {
+    const way = event.target.closest("#train_lora [data-step]"), tab = event.target.closest("#train_lora_steps button[role=tab]");
+    if (way) step(way.dataset.step);
+    if (!way && tab && event.isTrusted) opened = STEPS.find((name) => tab.id.startsWith(`train_lora_step_${name}`)) || "";
+  }
+
+  function keepStep() {
+    if (opened && shownStep() && shownStep() !== opened) step(opened);
   }
 
   // Looking. A hidden page isn't looked for at all, nor a tab of the WebUI that isn't shown.
@@ -261,13 +281,15 @@
 
   function clicked(event) {
     const button = event.target.closest && event.target.closest("#train_lora button");
-    if (button) [250, 1000].forEach((delay) => setTimeout(look, delay));
+    if (!button) return;
+    remember(event);
+    [250, 1000].forEach((delay) => setTimeout(look, delay));
   }
 
   const trainLora = window.trainLora = {
     API, RUNNING, language: { texts: {}, message: (text) => text },
     page, find, make, say, show, mark, fill, list, once, t, message, useLanguage, duration, count,
-    get, post, problems, register, onStatus, running, step, look, status: () => latest,
+    get, post, problems, register, onStatus, running, step, keepStep, look, status: () => latest,
   };
 
   document.addEventListener("click", clicked, true);

@@ -24,9 +24,8 @@
   }
 
   function range(field) {
-    if (field.low === null && field.default === "") return "";
-    const values = { low: number(field.low), high: number(field.high), default: spoken(field.default) };
-    if (field.low === null) return t("default {default}", values);
+    const values = { low: number(field.low), high: number(field.high), default: field.empty ? t("empty") : spoken(field.first) };
+    if (field.low === null) return field.empty ? "" : t("default {default}", values);
     if (field.high >= 1e5) return t("{low} or more, default {default}", values);
     return t("{low} to {high}, default {default}", values);
   }
@@ -229,25 +228,24 @@
 
   // Gradio 6 makes a step and a fold only when it is opened first. All are opened once, so that every field is there.
   async function mount() {
-    const root = find("train_lora");
+    const root = find("train_lora"), wait = () => new Promise((resolve) => setTimeout(resolve, 0));
     if (!root || !find("train_lora_steps")) {
-      setTimeout(mount, 300);
+      setTimeout(mount, 100);
       return;
     }
     if (!find("train_lora_recipe")) {
-      const wait = () => new Promise((resolve) => setTimeout(resolve, 0));
-      const chosen = stepOf(find("train_lora_train_data_dir") || root) || "pictures";
       root.dataset.mounting = "";
-      for (const step of ["captions", "training", "grid", "blocks", chosen]) {
-        core.step(step);
+      for (const step of ["captions", "training", "grid", "blocks", "pictures"]) {
+        core.step(step, false);
         await wait();
       }
-      for (const label of root.querySelectorAll(".label-wrap:not(.open)")) {
-        label.click();
-        await wait();
-        label.click();
-      }
+      core.keepStep();
+      const folded = [...root.querySelectorAll(".label-wrap:not(.open)")];
+      folded.forEach((label) => label.click());
+      await wait();
+      folded.forEach((label) => label.click());
       delete root.dataset.mounting;
+      core.keepStep();
       core.look();
     }
     sync();

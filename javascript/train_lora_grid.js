@@ -356,6 +356,7 @@
       attribute(cell.td, "data-chosen", Boolean(grid.choice) && grid.choice.row === cell.at.row && grid.choice.column === cell.at.column);
       attribute(cell.td, "data-picked", same(cell.at, picked));
       attribute(cell.button, "aria-label", on ? t("{cell}, accepted", { cell: cellName(cell.at) }) : cellName(cell.at));
+      show(cell.check, Boolean(url) || on);
       attribute(cell.check, "aria-pressed", on);
       attribute(cell.check, "aria-label", t("Accept {cell}", { cell: cellName(cell.at) }));
       attribute(cell.check, "title", on ? t("Accepted. Click to take it back.") : t("Mark as accepted"));

@@ -94,7 +94,7 @@
         if (!found) continue;
         const slots = pattern.names.map((name, index) => [name, found[index + 1], this.slot(found[index + 1], depth + 1)]);
         const telling = pattern.letters >= WEAK || slots.some(([, , known]) => known !== null)
-          || NAMED.test(pattern.key) || slots.every(([, given]) => NUMBER.test(given));
+          || NAMED.test(pattern.key) || slots.every(([, given]) => NUMBER.test(given) || (pattern.letters >= 4 && !/\s/.test(given)));
         if (!telling) continue;
         return ended(pattern.write(Object.fromEntries(slots.map(([name, given, known]) => [name, known ?? given]))), text, "");
       }
@@ -153,7 +153,7 @@
       const original = english !== now ? english : returning && back && isChinese(now) ? back.translate(now) : null;
       return original === null || original === now ? null : { english: original, shown: original };
     }
-    if (!there || !/[A-Za-z]{2}/.test(english)) return null;
+    if (!there || !/[A-Za-z]/.test(english)) return null;
     const shown = there.translate(english);
     return shown === null || shown === now ? null : { english, shown };
   }

@@ -17,7 +17,7 @@
   });
   const stateName = (state) => states()[state] || state;
   const base = (path) => String(path).split(/[\\/]/).pop();
-  const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+  const sentence = (text) => (/^[^:]{1,120}: /.test(text) ? text : text.charAt(0).toUpperCase() + text.slice(1)); // a name stays as it is
   const gib = (bytes) => (bytes / GIB).toFixed(bytes < 10 * GIB ? 2 : 1);
 
   // Made once

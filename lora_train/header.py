@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,11 @@ def _parse_header(text: bytes, path: Path) -> Header:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise UserError("its header is damaged, or this is not a safetensors file", where=path, remedy=AGAIN) from None
     return Header(entries, metadata, 8 + len(text))
+
+
+def header_bytes(entries: Mapping[str, object], metadata: Mapping[str, str]) -> bytes:
+    """Length (8 bytes, little-endian) and JSON, filled with spaces to a multiple of 8."""
+    everything = {"__metadata__": dict(sorted(metadata.items())), **entries}
+    text = json.dumps(everything, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

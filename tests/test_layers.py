@@ -20,6 +20,7 @@ ROOMS = (
     ("host",),
     ("grid",),
     ("blocks",),
+    ("studio",),
     ("train",),
     ("network",),
     ("model",),

@@ -2,8 +2,8 @@
 
 A text is a constant, or an f-string whose values are the slots {0}, {1}, … in their order; in javascript/ it is what
 `t("…")` is given. `python -m tools.texts missing` prints those without a Chinese one as lines of `English<tab>` to be
-filled in, `stale` those that no source holds any more, `add FILE` takes such lines into the catalogue, `check` ends
-with 1 where anything is missing or stale.
+filled in, `add FILE` takes such lines into the catalogue and drops what no source holds any more, `stale` prints that,
+and `check` ends with 1 where anything is missing or stale.
 """
 
 from __future__ import annotations
@@ -25,36 +25,41 @@ from lora_train.ui.labels import label
 CATALOGUE = ROOT / "lora_train" / "ui" / "languages" / "zh-CN.json"
 SLOT = re.compile(r"\{\w+\}")
 
-# Not said in the tab: command lines, the demo, pictures that we draw, the report for an issue, the API's description.
-_ELSEWHERE = re.compile(
-    r"(^|/)(cli|lr_find_cli|__main__|lr_find|replay|processes|chart|sheet|report|openapi|schemas|metadata|log|lean|host/__init__|ui/standalone)\.py$"
-    r"|^lora_train/demo/|^lora_train/train/report\.py$"
-)
-_HERE = re.compile(r"^lora_train/train/report\.py$")
-_NO_TEXT_CALLS = {
-    *("compile", "search", "match", "fullmatch", "sub", "split", "add_argument", "ArgumentParser", "Thread", "partition"),
-    *("ValueError", "TypeError", "RuntimeError", "KeyError", "AssertionError", "NotImplementedError", "getLogger", "Route"),
-    *("ScriptError", "OSError", "add_parser", "write", "print", "ref", "listed", "import_module", "TypeVar", "replace", "startswith", "endswith", "removeprefix", "strip"),
-}
-_TEXT_CALLS = {"UserError", "HTTPException", "_wrong", "Sentence"}
+_COMMAND_LINE = re.compile(r"(.*_)?cli\.py|__main__\.py")
+_SILENT_FILES = """
+blocks/metadata blocks/report chart demo/run grid/sheet host/__init__ lean train/lr_find train/metadata train/replay
+ui/report ui/routes/openapi ui/routes/schemas ui/standalone
+"""
+"""Not said in the tab: pictures that we draw, the report for an issue, the API's description, what a terminal shows."""
+_SILENT_CALLS = """
+compile search match fullmatch sub split partition replace startswith endswith removeprefix strip add_argument
+add_parser ArgumentParser Thread write print ref listed import_module TypeVar getLogger Route ValueError TypeError
+RuntimeError KeyError AssertionError NotImplementedError ScriptError OSError
+"""
+_ELSEWHERE = {f"lora_train/{name}.py" for name in _SILENT_FILES.split()}
+_NO_TEXT_CALLS = set(_SILENT_CALLS.split())
+_TEXT_CALLS = {"UserError", "HTTPException", "_wrong"}
 _PROSE = re.compile(r"[A-Za-z]{2,}[^A-Za-z]* [^ ]*[A-Za-z]{2,}|[A-Za-z]{2,}[^ ]* \{|\} [^ ]*[a-z]{2,}")
-_WORD = re.compile(r"[A-Z][a-z]{2,}( [a-z]+)*…?")
-_TAG = re.compile(r"</?(?:p|b|i|a|span|div|details|summary|small|ul|li|h\d|code|pre|table|thead|tbody|tr|t[hd]|d[ltd])\b[^>]*>")
-_TECHNICAL = re.compile(r"^[\w.\-/\\*|:<>%=+]*$|[\\^$]|^\W*$|<svg|\(\) =>|--[a-z]+(-[a-z]+)* [A-Z]|\w\|\w[^}]*$")
-
-IGNORED = frozenset(
-    {
-        *("Schedule type", "Clip skip", "other epochs", "preferred weight", "activation text", "sd version"),
-        *("lora block weight", "Block preset", "Train LoRA: training", "Euler", "Euler a", "Basic", "[Train LoRA] {0}"),
-        *("DO NOT MATCH THE HASHES", "Train LoRA: {0}", "Negative prompt: {0}"),
-        *("encoding {0}, {1} of {2}", "{0} has {1}", "{0} has {1}{2}", "{0} holds {1}", "{0} plus", "{0}: {1} in {2}"),
-        *("No module named pip", "weight_decay=0.01 betas=0.9,0.99", "events to leave out"),
-        *("a job's id; the running job, else the last one", "drawn for settings without ip_noise_gamma"),
-    }
+_WORD = re.compile(r"[A-Z][a-z]{2,}( [a-z]+)*[…:]?")
+_TAG = re.compile(
+    r"</?(?:p|b|i|a|span|div|details|summary|small|ul|li|h\d|code|pre|button|table|thead|tbody|tr|t[hd]|d[ltd])\b[^>]*>"
 )
+_TECHNICAL = re.compile(
+    r"^[A-Z0-9 ]*$|^[\w.\-/\\*|:<>%=+]*$|[\\^$]|^\W*$|<svg|\(\) =>|--[a-z]+(-[a-z]+)* [A-Z]|\w\|\w[^}]*$"
+)
+
+_SILENT_TEXTS = """
+Schedule type|Clip skip|other epochs|preferred weight|activation text|sd version|lora block weight|LoRA block numbers
+Block preset|Train LoRA: training|Euler|Euler a|Basic|[Train LoRA] {0}|DO NOT MATCH THE HASHES|Train LoRA: {0}
+Negative prompt: {0}|encoding {0}, {1} of {2}|{0} has {1}|{0} holds {1}|{0} plus|{0}: {1} in {2}|No module named pip
+weight_decay=0.01 betas=0.9,0.99|events to leave out|a job's id; the running job, else the last one|broken pipe
+drawn for settings without ip_noise_gamma|connection closed by peer|connection reset|timed out waiting
+"""
+IGNORED = frozenset(_SILENT_TEXTS.strip().replace("\n", "|").split("|"))
 """What looks like words but isn't said to anyone: names in files, patterns, drawings."""
 
-GRADIO = ("Drop File Here", "Click to Upload", "- or -", "or", "More tabs", "File upload", "Click to upload or drop files")
+_GRADIO = "Drop File Here|Click to Upload|- or -|or|More tabs|File upload|Click to upload or drop files|Textbox"
+GRADIO = tuple(_GRADIO.split("|"))
 """gradio's own words inside our tab."""
 
 STAGES = ("training", "drawing", "encoding pictures, {0} of {1}", "encoding captions, {0} of {1}")
@@ -77,7 +82,7 @@ def found() -> dict[str, str]:
         name = path.relative_to(ROOT).as_posix()
         if name in ("lora_train/settings/options.py", "lora_train/settings/presets.py"):
             continue
-        said = bool(_HERE.search(name)) or not _ELSEWHERE.search(name)
+        said = name not in _ELSEWHERE and not _COMMAND_LINE.fullmatch(path.name)
         for line, text in _python(path, name.startswith("lora_train/ui/"), said):
             texts.setdefault(text, f"{name}:{line}")
     texts.setdefault("there is no preset {0}", "lora_train/settings/presets.py")
@@ -297,7 +302,7 @@ def main(arguments: list[str]) -> int:
     """See above."""
     verb = arguments[0] if arguments else "missing"
     if verb == "add":
-        lines = Path(arguments[1]).read_text(encoding="utf-8").splitlines()
+        lines = [line for path in arguments[1:] for line in Path(path).read_text(encoding="utf-8").splitlines()]
         added = dict(line.split("\t")[:2] for line in lines if "\t" in line)
         write({**translated(), **{_opened(text): _opened(translation) for text, translation in added.items()}})
     elif verb == "missing":

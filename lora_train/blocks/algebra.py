@@ -1,21 +1,25 @@
 """Exact sums of low-rank matrices and their shortest forms, without ever building the matrices.
 
-ΔW = Σᵢ kᵢ BᵢAᵢ, with B "up" [m, r] and A "down" [r, n]. All in float64: the bake must be exact to 1e-6, and differences
-of nearly equal LoRAs cancel. QR and the SVD of the r×r core: Halko, Martinsson, Tropp (2011), section 5; the error of a
-truncation: Eckart, Young (1936).
+ΔW = Σᵢ kᵢ BᵢAᵢ, with B "up" [m, r] and A "down" [r, n]. QR and the SVD of the r×r core: Halko, Martinsson, Tropp
+(2011), section 5; the error of a truncation: Eckart, Young (1936); QR by Cholesky: Fukaya et al. (2014).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+_ILL_CONDITIONED = 1e-3  # least against greatest diagonal element of R, below which Cholesky loses too many digits
+_CANCELLED = 1e-2  # ‖BA‖² against ‖BᵀB‖ ‖AAᵀ‖, below which a Gram matrix in float32 has too few digits
+_ROWS = 1024  # at a time: they stay in the processor's cache, and no large tensor is made
+
 
 class LowRank(NamedTuple):
-    """The matrix B @ A; float64."""
+    """The matrix B @ A."""
 
     B: Tensor  # up, [m, r]
     A: Tensor  # down, [r, n]
@@ -24,62 +28,201 @@ class LowRank(NamedTuple):
     def rank(self) -> int:
         return int(self.A.shape[0])
 
+    def to(self, dtype: torch.dtype) -> LowRank:
+        return LowRank(self.B.to(dtype), self.A.to(dtype))
+
+    def dense(self) -> Tensor:
+        """[m, n]."""
+        return self.B @ self.A
+
 
 class Spectrum(NamedTuple):
-    """U diag(σ) Vᵀ with orthonormal U [m, q] and V [n, q], σ descending."""
+    """U diag(σ) Vᵀ = BA with σ descending; U = B L and Vᵀ = R A are made for the columns that are asked for alone."""
 
-    U: Tensor
     sigma: Tensor
-    Vt: Tensor
+    B: Tensor
+    L: Tensor
+    R: Tensor
+    A: Tensor
+
+    def U(self, r: int) -> Tensor:
+        """The first r left singular vectors, [m, r]."""
+        return self.B @ self.L[:, :r]
+
+    def Vt(self, r: int) -> Tensor:
+        """The first r right singular vectors, [r, n]."""
+        return self.R[:r] @ self.A
 
 
 def flatten(up: Tensor, down: Tensor, mid: Tensor | None = None) -> LowRank:
     """Matrices of a linear or convolutional LoRA: up [m, r, 1, 1], down [r, c, kh, kw] -> [r, c·kh·kw].
 
-    mid [r, r', kh, kw] is LyCORIS's Tucker core, ΔW = Σ up[m,r] mid[r,r',kh,kw] down[r',c]; it is folded into down.
+    mid [r, r', kh, kw] is LyCORIS's Tucker core, ΔW = Σ up[m,r] mid[r,r',kh,kw] down[r',c]; it is folded into down, in
+    float64.
     """
     if mid is not None:
-        down = torch.einsum("rshw,sc->rchw", mid.double(), down.double().flatten(1))
-    return LowRank(up.double().flatten(1), down.double().flatten(1))
+        up, down = up.double(), torch.einsum("rshw,sc->rchw", mid.double(), down.double().flatten(1))
+    return LowRank(up.flatten(1), down.flatten(1))
+
+
+def hadamard(x: LowRank, y: LowRank) -> LowRank:
+    """BₓAₓ ∘ BᵧAᵧ, exactly: the products of all pairs of columns of B and of rows of A. The rank is the product."""
+    B = (x.B[:, :, None] * y.B[:, None, :]).flatten(1)
+    A = (x.A[:, None, :] * y.A[None, :, :]).flatten(0, 1)
+    return LowRank(B, A)
+
+
+def kronecker(x: LowRank, y: LowRank) -> LowRank:
+    """BₓAₓ ⊗ BᵧAᵧ = (Bₓ ⊗ Bᵧ)(Aₓ ⊗ Aᵧ), exactly. The rank is the product."""
+    B, A = ((a.contiguous(), b.contiguous()) for a, b in ((x.B, y.B), (x.A, y.A)))
+    return LowRank(torch.kron(*B), torch.kron(*A))
+
+
+def factored(matrix: Tensor) -> LowRank:
+    """A whole matrix as a product with the identity on its shorter side."""
+    m, n = matrix.shape
+    identity = torch.eye(min(m, n), dtype=matrix.dtype)
+    return LowRank(matrix, identity) if n <= m else LowRank(identity, matrix)
 
 
 def weighted_sum(terms: Sequence[tuple[float, LowRank]]) -> LowRank:
-    """Σ k BA, exactly: B = [… sgn(k)√|k| B …], A = [… √|k| A …]; the rank is the sum of ranks.
+    """Σ k BA in float64, exactly: B = [… 2⁻ᵖ k B …], A = [… 2ᵖ A …]; the rank is the sum of ranks.
 
-    The sign goes to B alone: on both it would vanish.
+    p makes the two factors of a term about equally large, so that neither leaves the range of 16 bits. A power of two
+    changes no digit: a file that can hold A's numbers rounds B alone. k stays on B: on both its sign would vanish.
     """
-    B = [_sign(k) * abs(k) ** 0.5 * x.B for k, x in terms]
-    A = [abs(k) ** 0.5 * x.A for k, x in terms]
+    scales = [_scales(k, x) for k, x in terms]
+    B = [x.B.double() * up for (_, x), (up, _) in zip(terms, scales, strict=True)]
+    A = [x.A.double() * down for (_, x), (_, down) in zip(terms, scales, strict=True)]
     return LowRank(torch.cat(B, dim=1), torch.cat(A, dim=0))
 
 
-def _sign(k: float) -> float:
-    return -1.0 if k < 0 else 1.0
+def _scales(k: float, x: LowRank) -> tuple[float, float]:
+    p = _balance(k, x.B, x.A)
+    return math.ldexp(k, -p), 2.0**p
 
 
-def difference(x: LowRank, y: LowRank) -> LowRank:
-    return LowRank(torch.cat([x.B, y.B], dim=1), torch.cat([x.A, -y.A], dim=0))
+class Rounded(NamedTuple):
+    """A weighted sum as a file holds it. norm: of the sum itself; error: ‖sum − rounded‖."""
+
+    matrix: LowRank
+    norm: float
+    error: float
+
+
+def rounded_sum(terms: Sequence[tuple[float, LowRank]], dtype: torch.dtype) -> Rounded | None:
+    """weighted_sum in numbers of 16 bits, in one pass in float32, without the sum itself.
+
+    Norms come from Gram matrices, ‖BA‖² = Σ BᵀB ∘ AAᵀ. None where that has too few digits: terms that cancel, or an A
+    that `dtype` rounds too.
+    """
+    rank = sum(x.rank for _, x in terms)
+    (m, _), (_, n) = terms[0][1].B.shape, terms[0][1].A.shape
+    scales = [_scales(k, x) for k, x in terms]
+    ups = [(x.B, up) for (_, x), (up, _) in zip(terms, scales, strict=True)]
+    downs = [(x.A.T, down) for (_, x), (_, down) in zip(terms, scales, strict=True)]
+    B, A = torch.empty(m, rank, dtype=dtype), torch.empty(rank, n, dtype=dtype)
+    gram_B, lost_B = _fill(B, ups)
+    gram_A, lost_A = _fill(A.T, downs)
+    square = float((gram_B * gram_A).sum())
+    lost = float((lost_B * gram_A).sum())
+    rest = float(lost_A.trace() * gram_B.trace()) / rank  # subnormal numbers of A, as if they lay in all directions
+    enough = square > _CANCELLED * float(gram_B.norm()) * float(gram_A.norm())
+    if not (enough and math.isfinite(lost) and (rest <= 1e-4 * lost)):
+        return None
+    return Rounded(LowRank(B, A), math.sqrt(square), math.sqrt(lost + rest))
+
+
+def _fill(out: Tensor, parts: Sequence[tuple[Tensor, float]]) -> tuple[Tensor, Tensor]:
+    """Write x · scale of each part side by side into out [m, r]; (yᵀy, (y − out)ᵀ(y − out)) of what is written, y."""
+    m, rank = out.shape
+    grams = torch.zeros(2, rank, rank, dtype=torch.float64)
+    buffer = torch.empty(min(m, _ROWS), rank)
+    for start in range(0, m, _ROWS):
+        rows = slice(start, min(start + _ROWS, m))
+        y, at = buffer[: rows.stop - start], 0
+        for x, scale in parts:
+            y[:, at : at + x.shape[1]].copy_(x[rows]).mul_(scale)
+            at += x.shape[1]
+        out[rows] = y
+        grams[0] += gram(y)
+        y -= out[rows]
+        if bool(y.any()):
+            grams[1] += gram(y)
+    return grams[0], grams[1]
+
+
+def _balance(k: float, B: Tensor, A: Tensor) -> int:
+    """log2 of the factor by which A grows and k B shrinks so that their root mean squares are equal, rounded."""
+    up, down = (float(t.norm()) / math.sqrt(max(1, t.numel())) for t in (B, A))
+    up *= abs(k)
+    if not (up and down and math.isfinite(up / down) and up / down > 0):
+        return 0
+    return max(-60, min(60, round(math.log2(up / down) / 2)))
+
+
+def gram(x: Tensor) -> Tensor:
+    """xᵀx of x [n, r]; of the two blocks that are each other's transpose one is calculated."""
+    half = x.shape[1] // 2
+    if half < 64:
+        return x.T @ x
+    result = x.new_empty(x.shape[1], x.shape[1])
+    torch.mm(x[:, :half].T, x, out=result[:half])
+    torch.mm(x[:, half:].T, x[:, half:], out=result[half:, half:])
+    result[half:, :half] = result[:half, half:].T
+    return result
 
 
 def norm(x: LowRank) -> float:
-    """‖BA‖_F = ‖R_B R_Aᵀ‖_F, where B = Q_B R_B and Aᵀ = Q_A R_A."""
-    R_B = torch.linalg.qr(x.B, mode="r").R
-    R_A = torch.linalg.qr(x.A.T, mode="r").R
+    """‖BA‖_F in float64: from Gram matrices, or where terms cancel as ‖R_B R_Aᵀ‖, B = Q_B R_B and Aᵀ = Q_A R_A."""
+    B, A = x.B.double(), x.A.double()
+    gram_B, gram_A = gram(B), gram(A.T)
+    square = float((gram_B * gram_A).sum())
+    if square > _CANCELLED * float(gram_B.norm()) * float(gram_A.norm()):
+        return math.sqrt(square)
+    R_B, R_A = torch.linalg.qr(B, mode="r").R, torch.linalg.qr(A.T, mode="r").R
     return float(torch.linalg.matrix_norm(R_B @ R_A.T))
 
 
+def rounding_error(wanted: LowRank, stored: LowRank, gram_A: Tensor) -> float:
+    """‖BA − B'A'‖_F where B' and A' are B and A rounded: with b = B' − B and a = A' − A it is ‖bA + B'a‖, free of
+    cancellation. gram_A: AAᵀ.
+    """
+    b, a = stored.B.to(wanted.B.dtype) - wanted.B, stored.A.to(wanted.A.dtype) - wanted.A
+    square = (gram(b) * gram_A).sum(dtype=torch.float64)
+    if bool(a.any()):
+        B = stored.B.to(b.dtype)
+        square += (gram(B) * gram(a.T)).sum(dtype=torch.float64)
+        square += 2 * ((b.T @ B) * (wanted.A @ a.T)).sum(dtype=torch.float64)
+    return math.sqrt(max(0.0, float(square)))
+
+
 def spectrum(x: LowRank) -> Spectrum:
-    """Singular values and vectors of BA from B = Q_B R_B, Aᵀ = Q_A R_A and R_B R_Aᵀ = U σ Vᵀ."""
-    Q_B, R_B = torch.linalg.qr(x.B)
-    Q_A, R_A = torch.linalg.qr(x.A.T)
+    """Singular values and vectors of BA in float64, from B = Q_B R_B, Aᵀ = Q_A R_A and R_B R_Aᵀ = U σ Vᵀ."""
+    x = x.to(torch.float64)
+    B, R_B, left = _qr(x.B)
+    At, R_A, right = _qr(x.A.T)
     U, sigma, Vt = torch.linalg.svd(R_B @ R_A.T, full_matrices=False)
-    return Spectrum(Q_B @ U, sigma, Vt @ Q_A.T)
+    L = torch.linalg.solve_triangular(left, U, upper=True) if left is not None else U
+    R = torch.linalg.solve_triangular(right, Vt.T, upper=True).T if right is not None else Vt
+    return Spectrum(sigma, B, L, R, At.T)
+
+
+def _qr(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(y, R, S) with x = Q R and Q = y S⁻¹. By Cholesky, where x is far from singular: y = x, S = R. Else y = Q."""
+    if x.shape[1] <= x.shape[0]:
+        R, info = torch.linalg.cholesky_ex(gram(x.contiguous()), upper=True)
+        diagonal = R.diagonal()
+        if not info and diagonal.min() > _ILL_CONDITIONED * diagonal.max():
+            return x, R, R
+    Q, R = torch.linalg.qr(x)
+    return Q, R, None
 
 
 def truncate(s: Spectrum, r: int) -> LowRank:
     """The nearest matrix of rank r, √σ on both sides, strongest first."""
     root = s.sigma[:r].sqrt()
-    return LowRank(s.U[:, :r] * root, root[:, None] * s.Vt[:r])
+    return LowRank(s.B @ (s.L[:, :r] * root), (root[:, None] * s.R[:r]) @ s.A)
 
 
 def tail_errors(sigma: Tensor) -> Tensor:

@@ -7,10 +7,11 @@ the file itself, rounding included. One module is in memory at a time, besides t
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,49 +19,24 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import check_output_name
-from ..network.kohya import PRECISIONS, LoraFile, cast_finite, open_lora, write_lora
-from .algebra import LowRank, difference, flatten, norm, numerical_rank, rank_for, spectrum, truncate, weighted_sum
-from .layout import ALL_BLOCKS, BLOCKS_17, OTHER, block_of, require_sd15, split_key
-from .metadata import baked_metadata
+from ..network.kohya import PRECISIONS, LoraFile, file_hash, open_lora, write_lora
+from .families import OTHER, UNLISTED, unnamed
+from .kinds import Weight, read
+from .layout import Index, block_of, index_of, require_plain
+from .metadata import Made, baked_metadata
+from .places import Checkpoint, open_checkpoint
 from .recipe import Source, format_recipe, parse_recipe, resolve
 from .report import ModuleResult, Report
-
-_NOTHING = 1e-13  # a sum this small against its factors is what float64 leaves of terms that cancel
-
-
-@dataclass(frozen=True)
-class _Limit:
-    """How far the rank may be reduced, and the dtype of the file."""
-
-    rank: int | None
-    target_error: float | None
-    dtype: torch.dtype
-
-    @property
-    def tail(self) -> float:
-        """What truncation may add: it is orthogonal to rounding, which is at most 2u relative, u = eps / 2."""
-        target = self.target_error or 0.0
-        return math.sqrt(max(0.0, target**2 - torch.finfo(self.dtype).eps ** 2))
+from .sums import Baked, Limit, Term, combine
 
 
 @dataclass(frozen=True)
-class _Module:
-    """A module's tensors in one file."""
+class Opened:
+    """A source's open file and what is in it."""
 
+    source: Source
     file: LoraFile
-    keys: dict[str, str] = field(default_factory=dict)  # part -> key
-
-    def part(self, part: str) -> Tensor | None:
-        return self.file.tensor(self.keys[part]) if part in self.keys else None
-
-
-@dataclass(frozen=True)
-class _Term:
-    """One file's share of a module: s BA, and the shape of a row of A: (inputs,) or (inputs, height, width)."""
-
-    matrix: LowRank
-    scale: float
-    row: tuple[int, ...]
+    index: Index
 
 
 def bake(
@@ -71,33 +47,64 @@ def bake(
     rank: int | None = None,
     target_error: float | None = None,
     precision: str = "fp16",
-    unlisted: float = 0.0,
+    unlisted: float = UNLISTED,
+    against: str | Path | None = None,
 ) -> Report:
-    """Merge the LoRAs of `recipe` into `out`. See recipe.py for the grammar and layout.weights_by_block for `unlisted`.
+    """Merge the LoRAs of `recipe` into `out`. Grammar: recipe.py; `unlisted`: families.weights_by_block.
 
     rank: at most so many per module; target_error: the least rank whose relative error is below it; neither: exact.
+    against: the checkpoint whose weights DoRA, IA3 and GLoRA change; without it they are refused.
     Raises UserError naming the item, file or module that stands in the way; `out` is then as it was.
     """
-    out, limit = Path(out), _limit(rank, target_error, precision)
+    limit = limit_of(rank, target_error, precision)
     sources = resolve(parse_recipe(recipe), lora_dir, presets, unlisted)
-    _check_out(out, sources)
-    with ExitStack() as stack:
-        paths = dict.fromkeys(source.path for source in sources)
-        files = {path: stack.enter_context(open_lora(path)) for path in paths}
-        indices = {path: _index(file) for path, file in files.items()}
-        names = sorted(set().union(*indices.values()))
-        state, results = _bake_modules(names, sources, indices, limit)
-        metadatas = [files[source.path].metadata for source in sources]
-    if not results:
-        raise UserError("nothing is left: every strength or weight is 0, or the LoRAs cancel", where=recipe)
+    return bake_sources(sources, out, limit, precision, unlisted=unlisted, against=against)
+
+
+def bake_sources(
+    sources: Sequence[Source],
+    out: str | Path,
+    limit: Limit,
+    precision: str,
+    *,
+    unlisted: float = UNLISTED,
+    against: str | Path | None = None,
+    keep_metadata: bool = False,
+) -> Report:
+    """The bake of sources that are found already. keep_metadata: the only source's, but for what the bake changes."""
+    out = Path(out)
+    check_out(out, [source.path for source in sources])
     text = format_recipe([source.item for source in sources])
-    left_out = sorted(set(names) - {result.name for result in results})
-    report = Report(out, text, precision, target_error, results, left_out, _unlisted(names, sources))
-    write_lora(out, state, baked_metadata(report, sources, metadatas, rank, unlisted), limit.dtype)
+    with ExitStack() as stack:
+        hashing = stack.enter_context(ThreadPoolExecutor(1))
+        hashes = {path: hashing.submit(file_hash, path) for path in {source.path for source in sources}}
+        base = stack.enter_context(open_checkpoint(against)) if against else None
+        opened = open_sources(stack, sources, base)
+        names = sorted(set().union(*(one.index.modules for one in opened)))
+        state, results = _bake_modules(names, opened, limit, base.weight if base else None)
+        bundle = _bundled(opened)
+        if not results:
+            raise UserError("nothing is left: every strength or weight is 0, or the LoRAs cancel", where=text)
+        report = Report(
+            out,
+            text,
+            precision,
+            limit.target_error,
+            results,
+            sorted(set(names) - {result.name for result in results}),
+            _unlisted(names, sources),
+            sources[0].family,
+            sorted({key.split(".")[1] for key in bundle}),
+        )
+        digests = {path: digest.result() for path, digest in hashes.items()}
+        made = Made(report, list(sources), digests, limit.rank, unlisted, base.path.name if base else None)
+        metadata = baked_metadata(made, [one.file.metadata for one in opened], keep_metadata)
+    write_lora(out, {**state, **bundle}, metadata, limit.dtype)
     return report
 
 
-def _limit(rank: int | None, target_error: float | None, precision: str) -> _Limit:
+def limit_of(rank: int | None, target_error: float | None, precision: str) -> Limit:
+    """Check the options of a bake. Raises UserError naming the one that can't be met."""
     if precision not in PRECISIONS:
         raise UserError(f"{precision!r} is not one of {', '.join(PRECISIONS)}", where="precision")
     if rank is not None and target_error is not None:
@@ -113,122 +120,93 @@ def _limit(rank: int | None, target_error: float | None, precision: str) -> _Lim
             where="target error",
             remedy=remedy,
         )
-    return _Limit(rank, target_error, dtype)
+    return Limit(rank, target_error, dtype)
 
 
-def _check_out(out: Path, sources: list[Source]) -> None:
+def check_out(out: Path, inputs: Sequence[Path]) -> None:
+    """Raise UserError where a file can't be written under this name, or would replace one that is read."""
     if out.suffix != ".safetensors":
         raise UserError("the name must end in .safetensors", where=out)
     check_output_name(out.stem)
+    for path in inputs:
+        if out.exists() and path.exists() and out.samefile(path):
+            what = f"this would overwrite {path.stem!r}, which is merged"
+            raise UserError(what, where=out, remedy="Choose another name")
+
+
+def open_sources(stack: ExitStack, sources: Sequence[Source], base: Checkpoint | None) -> list[Opened]:
+    """Open each file once and group its tensors. base: the checkpoint, where there is one.
+
+    Raises UserError naming the file: another model's, an adapter that needs a checkpoint, layers that it lacks.
+    """
+    files: dict[Path, tuple[LoraFile, Index]] = {}
     for source in sources:
-        if out.exists() and out.samefile(source.path):
-            raise UserError(
-                f"this would overwrite {source.item.name!r}, which is merged", where=out, remedy="Choose another name"
-            )
+        if source.path in files:
+            continue
+        file = stack.enter_context(open_lora(source.path))
+        stack.callback(_require_unchanged, source.path, _stamp(source.path))
+        index = index_of(file.shapes, source.path, source.family)
+        if base is None:
+            require_plain(index, source.path)
+        else:
+            base.require(index, source.path)
+        files[source.path] = file, index
+    return [Opened(source, *files[source.path]) for source in sources]
 
 
-def _index(file: LoraFile) -> dict[str, _Module]:
-    """The modules of a file. Raises UserError, naming the file, for another model's LoRA or another kind of adapter."""
-    require_sd15(file.shapes, file.path)
-    modules: dict[str, _Module] = {}
-    for key in file.shapes:
-        try:
-            name, part = split_key(key)
-        except UserError as error:
-            raise UserError(error.what, where=file.path) from None
-        keys = modules.setdefault(name, _Module(file)).keys
-        if part in keys:
-            raise UserError(f"{key} and {keys[part]} are the same part of one module", where=file.path)
-        keys[part] = key
-    for name, module in modules.items():
-        if not {"up", "down"} <= module.keys.keys():
-            raise UserError(f"{name} lacks its lora_up or lora_down", where=file.path)
-    return modules
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _require_unchanged(path: Path, before: tuple[int, int]) -> None:
+    if not path.is_file() or _stamp(path) != before:
+        remedy = "Wait until it is written, then try again"
+        raise UserError("the file was changed while it was read", where=path, remedy=remedy)
+
+
+def terms_of(name: str, block: str, opened: Sequence[Opened], weight: Weight | None) -> list[Term]:
+    """What each source adds to a module."""
+    found = [(one, one.source.factor(block), one.index.modules.get(name)) for one in opened]
+    return [Term(c, read(one.file, module, weight), one.source.path) for one, c, module in found if c and module]
 
 
 def _bake_modules(
-    names: list[str], sources: list[Source], indices: Mapping[Path, Mapping[str, _Module]], limit: _Limit
+    names: Sequence[str], opened: Sequence[Opened], limit: Limit, weight: Weight | None
 ) -> tuple[dict[str, Tensor], list[ModuleResult]]:
+    def one(name: str) -> Baked | None:
+        block = block_of(name, opened[0].index.family)
+        terms = terms_of(name, block, opened, weight)
+        return combine(name, block, terms, limit) if terms else None
+
     state: dict[str, Tensor] = {}
     results = []
-    for name in names:
-        block = block_of(name)
-        found = [(source.factor(block), indices[source.path].get(name)) for source in sources]
-        baked = _bake_module(name, block, [(c, module) for c, module in found if c and module], limit)
-        if baked:
-            state.update(baked[0])
-            results.append(baked[1])
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:
+        for baked in workers.map(one, names):
+            if baked:
+                state.update(baked[0])
+                results.append(baked[1])
     return state, results
 
 
-def _bake_module(
-    name: str, block: str, parts: list[tuple[float, _Module]], limit: _Limit
-) -> tuple[dict[str, Tensor], ModuleResult] | None:
-    """Tensors for the file and what they are worth; None where the sum is 0."""
-    if not parts:
-        return None
-    terms = [(c, _read(name, module)) for c, module in parts]
-    _require_equal_shapes(name, [(module, term) for (_, module), (_, term) in zip(parts, terms, strict=True)])
-    wanted = weighted_sum([(c * term.scale, term.matrix) for c, term in terms])
-    size = norm(wanted)
-    if size <= _NOTHING * float(wanted.A.norm() * wanted.B.norm()):
-        return None
-    row = max((term.row for _, term in terms), key=len)
-    tensors = _tensors(name, _reduced(wanted, limit), row, limit.dtype)
-    stored = _stored_matrix(name, tensors)
-    return tensors, ModuleResult(name, block, stored.rank, wanted.rank, size, norm(difference(wanted, stored)))
+def _bundled(opened: Sequence[Opened]) -> dict[str, Tensor]:
+    """Embeddings that lie in the LoRAs that are added. Raises UserError where two bring one of the same name."""
+    bundle: dict[str, Tensor] = {}
+    for one in opened:
+        if one.source.item.strength <= 0:
+            continue
+        for key in one.index.bundled:
+            tensor = one.file.tensor(key)
+            if key in bundle and not torch.equal(bundle[key], tensor):
+                what = f"another LoRA of the recipe brings an embedding {key.split('.')[1]!r} too, a different one"
+                raise UserError(what, where=one.source.path, remedy="Take the embedding out of one of the two")
+            bundle[key] = tensor.clone()
+    return bundle
 
 
-def _read(name: str, module: _Module) -> _Term:
-    """Scale: the `scale` tensor, else alpha / rank, else 1 (a missing alpha equals the rank)."""
-    up, down, mid, alpha, scale = map(module.part, ("up", "down", "mid", "alpha", "scale"))
-    assert up is not None and down is not None  # _index saw both
-    rank = down.shape[0]
-    if min(up.dim(), down.dim()) < 2 or up.numel() != up.shape[0] * rank:
-        raise UserError(
-            f"{name}: lora_up {list(up.shape)} and lora_down {list(down.shape)} don't fit", where=module.file.path
-        )
-    row = (*down.shape[1:2], *(down if mid is None else mid).shape[2:])
-    given = scale if scale is not None else alpha / rank if alpha is not None else None
-    return _Term(flatten(up, down, mid), 1.0 if given is None else float(given), tuple(row))
-
-
-def _require_equal_shapes(name: str, terms: list[tuple[_Module, _Term]]) -> None:
-    """A linear layer equals a 1×1 convolution."""
-    shapes = [(term.matrix.B.shape[0], *term.row, *((1, 1) if len(term.row) == 1 else ())) for _, term in terms]
-    for (module, _), shape in zip(terms, shapes, strict=True):
-        if shape != shapes[0]:
-            what = f"{name} has the shape {list(shape)} here and {list(shapes[0])} in {terms[0][0].file.path.name}"
-            raise UserError(what, where=module.file.path, remedy="These LoRAs are made for different models")
-
-
-def _reduced(x: LowRank, limit: _Limit) -> LowRank:
-    if limit.rank is None and limit.target_error is None:
-        return x
-    s = spectrum(x)
-    most = numerical_rank(s.sigma)
-    return truncate(s, min(most, limit.rank if limit.rank is not None else rank_for(s.sigma, limit.tail)))
-
-
-def _tensors(name: str, x: LowRank, row: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:
-    """up, down and alpha = rank for the file. Where `dtype` must round alpha, √(rank / alpha) makes up for it."""
-    alpha = torch.tensor(float(x.rank)).to(dtype)
-    root = math.sqrt(x.rank / float(alpha))
-    up = (root * x.B).reshape(-1, x.rank, *([1] * (len(row) - 1)))
-    down = (root * x.A).reshape(x.rank, *row)
-    tensors = {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": alpha}
-    return {key: cast_finite(key, tensor, dtype) for key, tensor in tensors.items()}
-
-
-def _stored_matrix(name: str, tensors: Mapping[str, Tensor]) -> LowRank:
-    """What a reader of the file makes of it: alpha / rank · up @ down."""
-    x = flatten(tensors[f"{name}.lora_up.weight"], tensors[f"{name}.lora_down.weight"])
-    return LowRank(x.B * (float(tensors[f"{name}.alpha"]) / x.rank), x.A)
-
-
-def _unlisted(names: list[str], sources: list[Source]) -> list[str]:
-    """Blocks in these files that a list of 17 numbers, where one is used, says nothing about."""
-    if not any(source.numbers is not None and len(source.numbers) == 17 for source in sources):
-        return []
-    present = {block_of(name) for name in names} - {*BLOCKS_17, OTHER}
-    return [block for block in ALL_BLOCKS if block in present]
+def _unlisted(names: Sequence[str], sources: Sequence[Source]) -> list[str]:
+    """Blocks in these files that a list of numbers, where one is used, says nothing about."""
+    family = sources[0].family
+    present = {block_of(name, family) for name in names} - {OTHER}
+    lists = [source.numbers for source in sources if source.numbers is not None]
+    return next((found for numbers in lists if (found := unnamed(numbers, present, family))), [])

@@ -4,7 +4,7 @@ Grammar::
 
     recipe  = item { "," item }
     item    = name ":" strength [ ":" weights ]
-    weights = preset | number { "," number }        17 or 26 numbers
+    weights = preset | number { "," number }        17 or 26 numbers (SD1.5, SD2), 12 or 20 (SDXL)
     name, preset = any text without , : " or text in double quotes, with "" for a quote
 
 Commas divide items and the numbers of one item. They can't be confused: an item has a colon, a further number has none.
@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from ..errors import UserError, raise_all
-from .layout import flat_weights, weights_by_block
-from .presets import count_text, format_number, format_numbers, parse_number, parse_numbers, require_sd15_numbers
+from .families import SD15, UNLISTED, flat_weights, weights_by_block
+from .layout import family_of_file
+from .presets import format_number, format_numbers, look_up, near_names, parse_number, parse_numbers, require_count
 
 _EXAMPLE = "Write NAME:STRENGTH or NAME:STRENGTH:PRESET, for example Test0:1:GP1,BASE:-1:GP2"
 _FIELD = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<bare>[^",:]*))(?P<end>[,:]|\Z)')
@@ -41,12 +41,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Source:
-    """An item whose file and numbers are found. weights: every block of layout.ALL_BLOCKS -> weight."""
+    """An item whose file and numbers are found. weights: every block of families.blocks_of(family) -> weight."""
 
     item: Item
     path: Path
     numbers: tuple[float, ...] | None
     weights: Mapping[str, float]
+    family: str = SD15
 
     def factor(self, block: str) -> float:
         return self.item.strength * self.weights[block]
@@ -75,23 +76,46 @@ def format_recipe(items: list[Item]) -> str:
 
 
 def resolve(
-    items: list[Item], lora_dir: str | Path, presets: Mapping[str, tuple[float, ...]], unlisted: float = 0.0
+    items: list[Item],
+    lora_dir: str | Path,
+    presets: Mapping[str, tuple[float, ...]],
+    unlisted: float = UNLISTED,
+    family: str | None = None,
+    other: float = 1.0,
+    faults: Mapping[str, UserError] | None = None,
 ) -> list[Source]:
-    """Find each item's file and numbers.
+    """Find each item's file and numbers. unlisted, other: see families.weights_by_block; faults: see presets.look_up.
 
-    Raises all UserErrors at once: unknown LoRA or preset, wrong count, several files of one name.
+    family: what the files are for; None: as their headers say.
+    Raises all UserErrors at once: unknown LoRA or preset, wrong count, several files of one name, different families.
     """
     files = find_loras(lora_dir)
-    sources, errors = [], []
+    sources: list[Source] = []
+    errors = []
     for item in items:
+        path, its = None, family
         try:
-            path, numbers = _find(item.name, files, Path(lora_dir)), _numbers_of(item, presets)
-            weights = flat_weights() if numbers is None else weights_by_block(numbers, unlisted)
-            sources.append(Source(item, path, numbers, weights))
+            path = _find(item.name, files, Path(lora_dir))
+            its = family or family_of_file(path)
         except UserError as error:
             errors.append(error)
-    raise_all(errors)
+        try:
+            numbers = _numbers_of(item, presets, its, faults)
+            if path and its:
+                weights = flat_weights(its) if numbers is None else weights_by_block(numbers, unlisted, its, other)
+                sources.append(Source(item, path, numbers, weights, its))
+        except UserError as error:
+            errors.append(error)
+    raise_all([*errors, *_several_families(sources)])
     return sources
+
+
+def _several_families(sources: list[Source]) -> list[UserError]:
+    one_of = {source.family: source.item.name for source in reversed(sources)}
+    if len(one_of) < 2:
+        return []
+    each = " and ".join(f"{name!r} for {family}" for family, name in sorted(one_of.items()))
+    return [UserError(f"these LoRAs are for different models: {each}", where="recipe")]
 
 
 def find_loras(lora_dir: str | Path) -> list[Path]:
@@ -152,7 +176,7 @@ def _weights(fields: list[_Field]) -> str | tuple[float, ...] | None:
         return None
     if _begins_numbers(fields):
         numbers = parse_numbers([field.text for field in fields[2:]])
-        return require_sd15_numbers("the list", numbers)
+        return require_count("the list", numbers)
     if not fields[2].text or len(fields) > 3:
         raise UserError("the third part is neither a preset nor 17 numbers", remedy=_EXAMPLE)
     return fields[2].text
@@ -174,16 +198,19 @@ def _quoted(text: str, number_too: bool = False) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def _numbers_of(item: Item, presets: Mapping[str, tuple[float, ...]]) -> tuple[float, ...] | None:
-    if not isinstance(item.weights, str):
-        numbers = item.weights
-        if numbers is not None and len(numbers) not in (17, 26):
-            raise UserError(f"{item.name} has {count_text(len(numbers))}", where="recipe")
-        return numbers
-    if item.weights not in presets:
-        remedy = _known(item.weights, presets)
-        raise UserError(f"there is no preset {item.weights!r}", where=f"recipe, {item.name}", remedy=remedy)
-    return require_sd15_numbers(f"preset {item.weights!r}", presets[item.weights])
+def _numbers_of(
+    item: Item,
+    presets: Mapping[str, tuple[float, ...]],
+    family: str | None,
+    faults: Mapping[str, UserError] | None,
+) -> tuple[float, ...] | None:
+    """family None: only whether the preset is known."""
+    try:
+        if isinstance(item.weights, str):
+            return look_up(item.weights, presets, family, faults)
+        return None if item.weights is None else require_count("the list", item.weights, family)
+    except UserError as error:
+        raise UserError(error.what, where=f"recipe, {item.name}", remedy=error.remedy) from None
 
 
 def _find(name: str, files: list[Path], lora_dir: Path) -> Path:
@@ -191,15 +218,9 @@ def _find(name: str, files: list[Path], lora_dir: Path) -> Path:
     stems = {path: path.relative_to(lora_dir).with_suffix("").as_posix() for path in files}
     found = [path for path, stem in stems.items() if stem == name] or [path for path in files if path.stem == name]
     if not found:
-        remedy = _known(name, [path.stem for path in files])
+        remedy = near_names(name, [path.stem for path in files])
         raise UserError(f"there is no LoRA {name!r}", where=lora_dir, remedy=remedy)
     if len(found) > 1:
         paths = ", ".join(stems[path] for path in found)
         raise UserError(f"{len(found)} LoRAs are named {name!r}", where=lora_dir, remedy=f"Write one of {paths}")
     return found[0]
-
-
-def _known(name: str, names: Iterable[str]) -> str:
-    known = sorted(set(names))
-    near = get_close_matches(name, known, n=3, cutoff=0.5) or known[:10]
-    return f"Known are: {', '.join(near)}" + (", …" if len(near) < len(known) else "") if near else "None is known"

@@ -10,30 +10,16 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
+from . import encodings
 from .options import CaptionOptions
 
 if TYPE_CHECKING:
     from .pictures import Dataset
 
 MAX_BYTES = 2**20
-_BOMS = (
-    (b"\xef\xbb\xbf", "utf-8", ""),
-    (b"\xff\xfe\0\0", "utf-32-le", "UTF-32"),
-    (b"\0\0\xfe\xff", "utf-32-be", "UTF-32"),
-    (b"\xff\xfe", "utf-16-le", "UTF-16"),
-    (b"\xfe\xff", "utf-16-be", "UTF-16"),
-)
-# What West European text uses of the upper half of cp1252: accented letters, dashes, quotation marks.
-_WESTERN_MARKS = frozenset(b"\x80\x85\x91\x92\x93\x94\x96\x97\xa0\xa1\xab\xb0\xb4\xb7\xbb\xbf")
-_WESTERN = frozenset(range(0xC0, 0x100)) - {0xD7, 0xF7} | _WESTERN_MARKS
-# Runs of bytes above ASCII that accents don't make: three in a row, or a pair that touches no letter.
-_WIDE_RUN = re.compile(rb"[\x80-\xff]{3}|(?<![A-Za-z\x80-\xff])[\x80-\xff]{2}(?![A-Za-z\x80-\xff])")
 
 _WILDCARD = re.compile(r"\{([^}]+)\}")
 _OPENING, _CLOSING = "⦅", "⦆"  # in place of {{ and }} while the wildcards are replaced
-
-# Half-width kana and private characters: signs of Chinese read as Shift-JIS rather than of a Japanese caption.
-_UNLIKELY = re.compile("[\uff61-\uff9f\ue000-\uf8ff]")
 
 
 def read(path: str | Path, all_lines: bool = False) -> tuple[str, str]:
@@ -43,18 +29,10 @@ def read(path: str | Path, all_lines: bool = False) -> tuple[str, str]:
     UTF-8 is read as it is; UTF-16, GBK, Shift-JIS and cp1252 are recognised and noted.
     Raises UserError where none fits.
     """
-    path = Path(path)
-    try:
-        if not path.is_file():
-            raise UserError("it is no regular file", where=path, remedy="Put a text file in its place")
-        with open(path, "rb") as handle:
-            data = handle.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"it can't be opened ({error.strerror})", where=path, remedy="Check its permissions") from error
-    if len(data) > MAX_BYTES:
-        raise UserError("it is larger than 1 MiB", where=path, remedy="A caption is one line of text")
-    text, encoding = _decoded(data, path)
-    notes = [f"not UTF-8, read as {encoding}: look whether it reads right, and save it as UTF-8"] if encoding else []
+    text, encoding = encodings.decode(read_bytes(path), path)
+    notes = []
+    if encoding not in ("", encodings.BOM):
+        notes.append(f"not UTF-8, read as {encoding}: look whether it reads right, and save it as UTF-8")
     if "\0" in text:
         notes.append("NUL characters left out")
     lines = re.split(r"\r\n|\r|\n", text.replace("\0", ""))
@@ -65,54 +43,19 @@ def read(path: str | Path, all_lines: bool = False) -> tuple[str, str]:
     return lines[0].strip(), "; ".join(notes)
 
 
-def _decoded(data: bytes, path: Path) -> tuple[str, str]:
-    """(text, name of the encoding where it isn't UTF-8)."""
-    for bom, codec, name in _BOMS:
-        if data.startswith(bom):
-            return _strict(data[len(bom) :], codec, name or "UTF-8", path), name
-    if wide := _wide_without_bom(data):
-        return _strict(data, wide, "UTF-16", path), "UTF-16"
+def read_bytes(path: str | Path) -> bytes:
+    """What a caption file holds. Raises UserError where it can't be read or is no caption file."""
+    path = Path(path)
     try:
-        return data.decode("utf-8"), ""
-    except UnicodeDecodeError:
-        return _legacy(data, path)
-
-
-def _strict(data: bytes, codec: str, name: str, path: Path) -> str:
-    try:
-        return data.decode(codec)
-    except UnicodeDecodeError:
-        raise UserError(f"it begins as {name}, but isn't", where=path, remedy="Save it as UTF-8") from None
-
-
-def _wide_without_bom(data: bytes) -> str:
-    """UTF-16 without a mark shows as text whose every second byte is mostly zero."""
-    pairs = len(data) // 2
-    if not pairs or len(data) % 2:
-        return ""
-    if data[1::2].count(0) > 0.6 * pairs and data[::2].count(0) == 0:
-        return "utf-16-le"
-    return "utf-16-be" if data[::2].count(0) > 0.6 * pairs and data[1::2].count(0) == 0 else ""
-
-
-def _legacy(data: bytes, path: Path) -> tuple[str, str]:
-    """Text of one of the older encodings. The likely one is tried first, since several may decode without an error."""
-    candidates = [("gb2312", "GBK"), ("cp932", "Shift-JIS"), ("gbk", "GBK"), ("cp1252", "cp1252")]
-    if _looks_western(data):
-        candidates.insert(0, candidates.pop())
-    for codec, name in candidates:
-        try:
-            text = data.decode(codec)
-        except UnicodeDecodeError:
-            continue
-        if not _UNLIKELY.search(text):
-            return text, name
-    raise UserError("its encoding isn't known", where=path, remedy="Save it as UTF-8")
-
-
-def _looks_western(data: bytes) -> bool:
-    """Whether the bytes above ASCII are those of accents and quotation marks, and stand as these do in words."""
-    return _WESTERN.issuperset(byte for byte in data if byte >= 0x80) and not _WIDE_RUN.search(data)
+        if not path.is_file():
+            raise UserError("it is no regular file", where=path, remedy="Put a text file in its place")
+        with open(path, "rb") as handle:
+            data = handle.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"it can't be opened ({error.strerror})", where=path, remedy="Check its permissions") from error
+    if len(data) > MAX_BYTES:
+        raise UserError("it is larger than 1 MiB", where=path, remedy="A caption is one line of text")
+    return data
 
 
 def process(

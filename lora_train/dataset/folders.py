@@ -339,7 +339,7 @@ def _caption(source: Source, picture: Path) -> tuple[str, list[str]]:
     """(caption, notes). Without a file the concept's name serves, as in kohya."""
     words, silent = source.concept.name, source.concept.is_reg
     serves = f'the folder\'s name, "{shown(words)}", serves' if words else "it stays empty"
-    file = _caption_file(source.listing, picture, source.extension)
+    file = caption_file(source.listing, picture, source.extension)
     if file is None:
         return words, [] if silent and words else [f"no {source.extension} caption, {serves}"]
     try:
@@ -349,7 +349,7 @@ def _caption(source: Source, picture: Path) -> tuple[str, list[str]]:
     return caption, [note, "" if caption else "empty caption"]
 
 
-def _caption_file(listing: Listing, picture: Path, extension: str) -> Path | None:
+def caption_file(listing: Listing, picture: Path, extension: str) -> Path | None:
     """The caption's file; kohya also looks for the picture's name without its last four parts between _."""
     parts = picture.stem.split("_")
     stems = [picture.stem, "_".join(parts[:-4])] if len(parts) > 4 else [picture.stem]

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 64),
 }
 _SPECIAL = re.compile(r"([\\()])")
+Write = Callable[[Path, bytes], object]
+"""Writes a file."""
 _EXTENSION = re.compile(r"\.[\w-]{1,20}")
 
 
@@ -149,8 +151,11 @@ def _distinct(tags: Iterable[str]) -> list[str]:
 class Writer:
     """Writes captions beside pictures and keeps what was there before, so that `undo` can bring it back."""
 
-    def __init__(self, writing: Writing, undo: Path) -> None:
-        """undo: the file that remembers, one JSON line for each caption, each written before its caption."""
+    def __init__(self, writing: Writing, undo: Path | Write) -> None:
+        """undo: the file that remembers, one JSON line for each caption, each written before its caption.
+
+        Or what writes in its place and remembers by itself, such as the `write` of a project's journal.
+        """
         self._writing, self._undo = writing, undo
         self._owners: dict[Path, Path] = {}
 
@@ -167,8 +172,11 @@ class Writer:
             return "kept"
         if text == old:
             return "same"
-        self._remember(target, text)
-        write_text(target, text)
+        if callable(self._undo):
+            self._undo(target, text.encode("utf-8"))
+        else:
+            self._remember(self._undo, target, text)
+            write_text(target, text)
         return "written"
 
     def _old(self, target: Path) -> str | None:
@@ -182,11 +190,12 @@ class Writer:
                 raise
             return "?" if self._writing.existing == "keep" else None
 
-    def _remember(self, target: Path, text: str) -> None:
+    @staticmethod
+    def _remember(journal: Path, target: Path, text: str) -> None:
         before = base64.b64encode(target.read_bytes()).decode("ascii") if target.exists() else None
         line = {"path": str(target.absolute()), "before": before, "after": _digest(text.encode("utf-8"))}
-        self._undo.parent.mkdir(parents=True, exist_ok=True)
-        with open(self._undo, "a", encoding="utf-8", newline="\n") as handle:
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        with open(journal, "a", encoding="utf-8", newline="\n") as handle:
             handle.write(json.dumps(line, ensure_ascii=False) + "\n")
             handle.flush()
             os.fsync(handle.fileno())

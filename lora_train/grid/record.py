@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..card import copy_file, guarded, write_card, write_preview
 from ..errors import UserError
-from ..files import replace_file, write_text
+from ..files import write_text
 from ..header import read_header
 from . import files
 from .plan import OTHERS, Grid, epoch_file, grid_from, run_of
@@ -171,7 +171,7 @@ def use(
         _require_inside(_located_or_raise(record, row), lora_dir if restricted else None)
         _bring_back(folder, record)
         lora = _into(_located_or_raise(record, row), lora_dir)
-        written = [_write_card(lora, weight, activation_text), _write_preview(lora, preview)]
+        written = [write_card(lora, weight, activation_text), write_preview(lora, preview)]
         moved = _drop(folder, record, lora) if drop_others else []
         record.choice = {"row": row, "column": column, "page": page, "lora": str(lora), "weight": weight}
         _write(folder, record)
@@ -325,51 +325,8 @@ def _into(lora: Path, lora_dir: Path | None) -> Path:
         if _hash(copy) and _hash(copy) == _hash(lora):
             return copy
         raise UserError("another file has this name", where=copy, remedy="Rename one of the two")
-    _guarded(partial(_copy, lora, copy), copy)
+    guarded(partial(copy_file, lora, copy), copy)
     return copy
-
-
-def _copy(source: Path, target: Path) -> None:
-    with replace_file(target) as temporary:
-        shutil.copyfile(source, temporary)
-
-
-def _write_card(lora: Path, weight: float, activation_text: str | None) -> Path:
-    """The text of the WebUI's card: modules/ui_extra_networks_user_metadata.py and the Lora extension's editor."""
-    path = lora.with_suffix(".json")
-    card: Any = {}
-    if path.is_file():
-        try:
-            card = json.loads(path.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError):
-            card = None
-        if not isinstance(card, dict):
-            raise UserError("the card's file is damaged", where=path, remedy="Mend it or take it away")
-    card["preferred weight"] = weight
-    if activation_text is not None:
-        card["activation text"] = activation_text.strip()
-    version = _sd_version(lora)
-    if version and card.get("sd version", "Unknown") == "Unknown":
-        card["sd version"] = version
-    write_text(path, json.dumps(card, indent=4, ensure_ascii=False))
-    return path
-
-
-def _write_preview(lora: Path, cell: Path) -> Path:
-    path = lora.with_suffix(".png")
-    _guarded(partial(_copy, cell, path), path)
-    return path
-
-
-def _sd_version(lora: Path) -> str:
-    """By the rule of the WebUI's Lora extension, network.py."""
-    try:
-        metadata = read_header(lora, "LoRA").metadata
-    except (UserError, OSError):
-        return ""
-    if metadata.get("ss_base_model_version", "").startswith("sdxl_"):
-        return "SDXL"
-    return "SD2" if metadata.get("ss_v2") == "True" else "SD1" if metadata else ""
 
 
 def _drop(folder: Path, record: Record, lora: Path) -> list[str]:
@@ -382,7 +339,7 @@ def _drop(folder: Path, record: Record, lora: Path) -> list[str]:
     record.dropped = moves
     _write(folder, record)
     for was, moved in moves:
-        _guarded(partial(_move, Path(was), Path(moved)), was)
+        guarded(partial(_move, Path(was), Path(moved)), was)
     return [moved for _, moved in moves]
 
 
@@ -395,7 +352,7 @@ def _bring_back(folder: Path, record: Record) -> list[str]:
         if Path(was).exists():
             taken.append([was, moved])
             continue
-        _guarded(partial(_move, Path(moved), Path(was)), moved)
+        guarded(partial(_move, Path(moved), Path(was)), moved)
         back.append(was)
     for other in {Path(moved).parent for _, moved in record.dropped}:
         if other.is_dir() and not any(other.iterdir()):
@@ -420,13 +377,3 @@ def _moves(lora: Path, folder: Path) -> list[list[str]]:
 def _move(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     source.replace(target)
-
-
-def _guarded(action: Callable[[], None], where: object) -> None:
-    try:
-        action()
-    except OSError as error:
-        remedy = "Check the permissions, and whether another program holds it"
-        raise UserError(
-            f"the file can't be moved or written ({error.strerror or error})", where=where, remedy=remedy
-        ) from error

@@ -43,8 +43,8 @@ class StandaloneHost:
         self._busy = ""
 
     def capabilities(self) -> frozenset[str]:
-        """Grids, and the choice of a checkpoint."""
-        return frozenset({"grid", "choose"})
+        """Grids on any checkpoint, and the choice of it."""
+        return frozenset({"grid", "narrow", "choose"})
 
     def checkpoint(self) -> Checkpoint | None:
         """The chosen checkpoint; the embedded one where none was chosen; None where that is missing too."""

@@ -104,7 +104,9 @@ def status() -> Status:
     candidates = [place for place, there in ((None, not missing), (folder, current)) if there]
     if not candidates:
         what = "are those of an older version" if folder.is_dir() else "are not installed yet"
-        return Status(False, missing, folder, f"The training packages {what}")
+        reason = failed_before()
+        tried = f". The last try failed: {reason}" if reason else ""
+        return Status(False, missing, folder, f"The training packages {what}{tried}")
     problems = [_problem(candidate, lock) for candidate in candidates]
     if "" in problems:
         return Status(True, [], candidates[problems.index("")])

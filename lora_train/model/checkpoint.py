@@ -21,7 +21,7 @@ Shapes = dict[str, tuple[int, ...]]
 _ANOTHER = "Choose a checkpoint of Stable Diffusion 1.x, 2.x or SDXL"
 _AGAIN = "Download it again"
 _VAE_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -101,7 +101,7 @@ def read_tensors(
             data = torch.empty(end - begin, dtype=torch.uint8)
             handle.seek(header.start + begin)
             read = handle.readinto(data.numpy()) if end > begin else 0
-            kind = _DTYPES.get(entry["dtype"])
+            kind = DTYPES.get(entry["dtype"])
             if kind is None or read != end - begin:
                 raise UserError(f"the tensor {name} can't be read", where=path, remedy=_AGAIN)
             state[name] = placed(data.view(kind).reshape(entry["shape"]))

@@ -17,13 +17,12 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 def write_files(folder: Path) -> None:
     """Write the vocabulary in the form of a Hugging Face tokenizer folder."""
-    lines = gzip.decompress(CLIP_VOCABULARY.read_bytes()).decode("utf-8").split("\n")
-    merges = lines[1 : 49152 - 256 - 2 + 1]
-    letters = _byte_letters()
+    learnt = merges()
+    letters = byte_letters().values()
     tokens = [
         *letters,
         *(letter + "</w>" for letter in letters),
-        *("".join(merge.split()) for merge in merges),
+        *("".join(merge.split()) for merge in learnt),
         _START,
         _END,
     ]
@@ -32,15 +31,22 @@ def write_files(folder: Path) -> None:
     _write(folder / "vocab.json", {token: index for index, token in enumerate(tokens)})
     _write(folder / "special_tokens_map.json", special)
     _write(folder / "tokenizer_config.json", config)
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n", encoding="utf-8", newline="\n")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *learnt]) + "\n", encoding="utf-8", newline="\n")
+
+
+def merges() -> list[str]:
+    """The pairs of pieces that are joined, "a b", in the order in which they were learnt."""
+    lines = gzip.decompress(CLIP_VOCABULARY.read_bytes()).decode("utf-8").split("\n")
+    return lines[1 : 49152 - 256 - 2 + 1]
 
 
 def _write(path: Path, data: object) -> None:
     path.write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
 
 
-def _byte_letters() -> list[str]:
-    """One printable letter for each of the 256 bytes, printable ones first (GPT-2's byte-level BPE)."""
+def byte_letters() -> dict[int, str]:
+    """A printable letter for each of the 256 bytes, printable ones first (GPT-2's byte-level BPE)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]
+    letters = {byte: chr(byte) for byte in printable}
+    return letters | {byte: chr(256 + index) for index, byte in enumerate(others)}

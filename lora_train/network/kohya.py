@@ -7,6 +7,7 @@ It is written here and not by safetensors.torch.save_file, which orders metadata
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import replace_file, require_space
-from ..header import AGAIN, Header, read_header
+from ..header import AGAIN, Header, header_bytes, read_header
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
 
@@ -88,15 +89,15 @@ def write_lora(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[
     _check_finite(path, state, dtype)
     entries = _entries({name: tuple(state[name].shape) for name in sorted(state)}, dtype)
     texts = {str(k): str(v) for k, v in metadata.items() if not str(k).startswith("sshs_")}
-    blank = _header_bytes(entries, {**texts, **_hashes("0" * 64, "0" * 8)})
+    blank = header_bytes(entries, {**texts, **_hashes("0" * 64, "0" * 8)})
     require_space(path.parent, len(blank) + max(entry["data_offsets"][1] for entry in entries.values()))
     with replace_file(path) as temporary:
         with temporary.open("wb+") as handle:
             handle.write(blank)
             hashed = _write_tensors(handle, state, list(entries), dtype)
-            legacy = _legacy_hash(handle, len(blank), _header_bytes(entries, _kohya_only(texts)))
+            legacy = _legacy_hash(handle, len(blank), header_bytes(entries, _kohya_only(texts)))
             handle.seek(0)
-            handle.write(_header_bytes(entries, {**texts, **_hashes(hashed, legacy)}))
+            handle.write(header_bytes(entries, {**texts, **_hashes(hashed, legacy)}))
         _verify(temporary, path, list(entries), hashed)
 
 
@@ -112,7 +113,7 @@ def legacy_hash(path: str | Path) -> str:
     """sshs_legacy_hash: 8 hex digits over 64 KiB at 1 MiB of the file as it is with no metadata but ss_*."""
     header = read_header(Path(path), _WHAT)
     with Path(path).open("rb") as handle:
-        return _legacy_hash(handle, header.start, _header_bytes(header.entries, _kohya_only(header.metadata)))
+        return _legacy_hash(handle, header.start, header_bytes(header.entries, _kohya_only(header.metadata)))
 
 
 def file_hash(path: str | Path) -> str:
@@ -150,10 +151,10 @@ def _check_finite(path: Path, state: Mapping[str, Tensor], dtype: torch.dtype) -
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    if not tensor.is_floating_point():
+    if not tensor.is_floating_point() or not tensor.numel():
         return True
-    wide = tensor.float() if tensor.element_size() == 1 else tensor  # isfinite knows no 8-bit floats
-    return bool(torch.isfinite(wide).all())
+    wide = tensor.detach().float() if tensor.element_size() == 1 else tensor.detach()  # 8-bit floats have no comparison
+    return all(map(math.isfinite, map(float, wide.aminmax())))  # NaN comes through; many times as fast as isfinite
 
 
 def _some(names: list[str]) -> str:
@@ -188,14 +189,6 @@ def _stored(name: str, dtype: torch.dtype) -> torch.dtype:
     as was trained.
     """
     return torch.float32 if name.endswith(".dora_scale") else dtype
-
-
-def _header_bytes(entries: Mapping[str, object], metadata: Mapping[str, str]) -> bytes:
-    """Length (8 bytes, little-endian) and JSON, filled with spaces to a multiple of 8."""
-    everything = {"__metadata__": dict(sorted(metadata.items())), **entries}
-    text = json.dumps(everything, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def _write_tensors(handle: BinaryIO, state: Mapping[str, Tensor], names: list[str], dtype: torch.dtype) -> str:

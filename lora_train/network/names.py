@@ -21,7 +21,9 @@ _CONVOLUTION = {"ResnetBlock2D", "Downsample2D", "Upsample2D"}
 _BLOCK = re.compile(r"(down|up)_blocks\.(\d)\.(attentions|resnets|downsamplers|upsamplers)\.(\d)\.")
 _MIDDLE = re.compile(r"mid_block\.(attentions|resnets)\.(\d)\.")
 _RESNET = {
+    "norm1": "in_layers.0",
     "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
     "conv2": "out_layers.3",
     "time_emb_proj": "emb_layers.1",
     "conv_shortcut": "skip_connection",

@@ -65,14 +65,14 @@ def _named(dataset: str | None) -> dict[str, str]:
 
 def _lines(settings: TrainSettings, planned: Any, costs: Any, aimed: Any) -> list[str]:
     """A short report for people."""
-    lines = _table(
+    lines = table(
         ["folder", "pictures", "repeats", "an epoch"],
         [
             [f.name + (" (regularisation)" if f.is_reg else ""), f.pictures, f.repeats, f.images]
             for f in planned.folders
         ],
     )
-    lines += ["", *_table(["size", "an epoch", "batches", "empty places"], [_row(b) for b in planned.buckets]), ""]
+    lines += ["", *table(["size", "an epoch", "batches", "empty places"], [_row(b) for b in planned.buckets]), ""]
     if planned.extra_batches:
         lines.append(f"{planned.extra_batches:,} batches of an epoch more than if all had one shape")
     if planned.enlarged:
@@ -102,7 +102,7 @@ def _row(shape: Any) -> list[Any]:
     return [f"{shape.width} x {shape.height}", shape.images, shape.batches, shape.empty]
 
 
-def _table(heads: list[str], rows: list[list[Any]]) -> list[str]:
+def table(heads: list[str], rows: list[list[Any]]) -> list[str]:
     """Columns of one width: the first to the left, numbers to the right."""
     cells = [heads, *([f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]

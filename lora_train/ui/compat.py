@@ -33,6 +33,8 @@ def mount(
 ) -> FastAPI:
     """Put `page` at the root of `app` with our style and scripts; returns gradio's own app, which asks for `auth`."""
     look: dict[str, Any] = {"css": css, "head": "".join(map(_tag, scripts)), "theme": theme}
+    if MAJOR >= 5:  # there gradio rewrites css=, and loses part of it
+        look |= {"css": "", "head": f"<style>{css}</style>{look['head']}"}
     mounting = {"auth": auth, "ssr_mode": False, "footer_links": [], **look}
     takes = signature(gr.mount_gradio_app).parameters
     if "css" not in takes:  # before gradio 6 it is the page that has a look

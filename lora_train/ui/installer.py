@@ -10,6 +10,8 @@ from typing import Any
 from ..errors import UserError
 from ..jobs import packages
 
+_LOOK_AGAIN = 20.0
+
 
 class Installer:
     """state: unknown, checking, ready, missing, installing, failed."""
@@ -17,21 +19,31 @@ class Installer:
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._state, self._message = "unknown", ""
-        self._lines: deque[str] = deque(maxlen=12)
-        self._began, self._found = 0.0, 0
+        self._lines: deque[str] = deque(maxlen=8)
+        self._began, self._found, self._checked = 0.0, 0, 0.0
 
     def view(self) -> dict[str, Any]:
-        """How things stand, ready for JSON. While it installs, the last line tells how far it is."""
+        """How things stand, ready for JSON. While it installs, the first line tells how far it is."""
         lines = list(self._lines)
         if self._state == "installing":
             minutes, seconds = divmod(int(time.monotonic() - self._began), 60)
             of = f"package {self._found} of about {packages.wanted()}, " if self._found else ""
-            lines.append(f"… {of}{minutes}:{seconds:02} minutes")
+            lines.insert(0, f"{of}{minutes}:{seconds:02} minutes …")
         return {"state": self._state, "message": self._message, "lines": lines}
 
     def check(self) -> None:
-        """Look whether the packages are there and work, unless that is known or under way."""
-        self._begin("checking", self._check, unless=("checking", "installing", "ready"))
+        """Look whether the packages are there and work, unless that is known or under way.
+
+        What is missing or failed is looked at again now and then, and stays what is shown until it has changed.
+        """
+        with self._mutex:
+            again = self._state in ("missing", "failed") and time.monotonic() - self._checked > _LOOK_AGAIN
+            if again:
+                self._checked = time.monotonic()
+        if again:
+            threading.Thread(target=self._look_again, name="packages checked again", daemon=True).start()
+        else:
+            self._begin("checking", self._check, unless=("checking", "installing", "ready", "missing", "failed"))
 
     def install(self) -> None:
         """Start the installation; its lines appear in `view`."""
@@ -48,14 +60,24 @@ class Installer:
         try:
             action()
         except UserError as error:
-            self._state, self._message = "failed", str(error)
+            self._fail(str(error))
         except Exception as error:  # noqa: BLE001 (the thread's outermost edge: the tab has to say so)
-            self._state, self._message = "failed", f"unexpected: {type(error).__name__}: {error}"
+            self._fail(f"unexpected: {type(error).__name__}: {error}")
+
+    def _fail(self, message: str) -> None:
+        self._checked, self._message = time.monotonic(), message
+        self._state = "failed"
 
     def _check(self) -> None:
         found = packages.status()
-        self._message = found.message
+        self._checked, self._message = time.monotonic(), found.message
         self._state = "ready" if found.ready else "missing"
+
+    def _look_again(self) -> None:
+        ready = packages.status().ready
+        with self._mutex:
+            if ready and self._state in ("missing", "failed"):
+                self._state, self._message = "ready", ""
 
     def _install(self) -> None:
         self._lines.clear()

@@ -164,11 +164,10 @@ OTHER_PICTURES = (("reg_data_dir", "dataset_config"),)
 SHAPES = (("enable_bucket", "bucket_no_upscale"), ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps"))
 CAPTIONS = (("caption_extension", "keep_tokens", "shuffle_caption"),)
 TRAINING = (
-    ("output_name", "max_train_epochs", "train_batch_size"),
-    ("network_dim", "network_alpha", "resolution"),
-    ("unet_lr", "text_encoder_lr"),
-    ("optimizer_type", "lr_scheduler"),
-    ("mixed_precision", "save_every_n_epochs"),
+    ("output_name", "max_train_epochs", "save_every_n_epochs"),
+    ("resolution", "train_batch_size", "mixed_precision"),
+    ("network_dim", "network_alpha", "optimizer_type"),
+    ("unet_lr", "text_encoder_lr", "lr_scheduler"),
 )
 """The rows of fields that stand in front, step by step; all others are folded by the sections of their declaration."""
 
@@ -189,13 +188,15 @@ HINTS = {
     "output_name": "Without an ending",
     "max_train_epochs": "Empty: by steps",
     "train_batch_size": "Pictures a step",
-    "optimizer_type": "How the weights are changed",
+    "optimizer_type": "8bit: less memory",
     "network_dim": "More: finer, larger",
     "network_alpha": "Half of dim is common",
-    "resolution": "In pixels; 512,768 is width, height",
+    "resolution": "Pixels, or width,height",
     "unet_lr": "1e-4 is common",
-    "text_encoder_lr": "Half of the UNet's is common",
-    "mixed_precision": "fp16 or bf16 on a GPU, else no",
+    "text_encoder_lr": "Half of that is common",
+    "save_every_n_epochs": "Empty: at the end only",
+    "lr_scheduler": "The rate over the run",
+    "mixed_precision": "GPU: fp16 or bf16",
     "max_train_steps": "Used only where Epochs is empty",
     "learning_rate": "Used where the UNet or the text encoder has none of its own",
 }

@@ -15,6 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from .. import __version__, stamp
 from ..jobs import packages
 from ..jobs.manager import Manager
@@ -25,9 +27,10 @@ _HOSTS = (
     *("torch", "xformers", "numpy", "Pillow", "safetensors", "transformers", "accelerate", "diffusers"),
     *("gradio", "fastapi", "pydantic", "starlette"),
 )
-_VALUED = (
-    *("precision", "use_cpu", "device_id", "listen", "share", "server_name", "subpath", "data_dir", "lora_dir"),
-    *("gradio_auth", "gradio_auth_path", "api_auth", "tls_certfile", "ckpt_dir", "models_dir", "ui_settings_file"),
+_TOLD = ("precision", "use_cpu", "device_id", "subpath", "opt_split_attention", "upcast_sampling")
+_GIVEN = (
+    *("server_name", "data_dir", "lora_dir", "ckpt_dir", "models_dir", "ui_settings_file", "tls_certfile"),
+    *("gradio_auth", "gradio_auth_path", "api_auth"),
 )
 _GIB = 1 << 30
 _HOMES = re.compile(r"(?:[A-Za-z]:)?[\\/]+(?:home|[Uu]sers|Documents and Settings)[\\/]+[^\\/\n\"':]+")
@@ -61,19 +64,22 @@ def _host(manager: Manager) -> Iterator[str]:
     yield f"host: {manager.host.name}"
     yield f"capabilities: {', '.join(sorted(manager.host.capabilities())) or 'none'}"
     options = getattr(sys.modules.get("modules.shared"), "cmd_opts", None)
-    if options:
+    if options is not None:
         yield f"flags: {', '.join(_flags(vars(options))) or 'none'}"
     checkpoint = manager.host.checkpoint()
     yield f"checkpoint: {checkpoint.title if checkpoint else 'none'}"
 
 
 def _flags(options: dict[str, Any]) -> Iterator[str]:
-    """Those that are on; of those with a value, that they are given."""
-    yield from sorted(name for name, value in options.items() if value is True)
-    for name in _VALUED:
-        value = options.get(name)
-        if value and value is not True:
-            yield f"{name} is given" if name not in ("precision", "use_cpu", "device_id") else f"{name} {value}"
+    """Those that aren't as usual and that matter; of paths and passwords, that they are given."""
+    default = getattr(getattr(sys.modules.get("modules.shared_cmd_options"), "parser", None), "get_default", id)
+    for name, value in sorted(options.items()):
+        if not value or value == default(name):
+            continue
+        if value is True or name in _TOLD:
+            yield name if value is True else f"{name} {value}"
+        elif name in _GIVEN:
+            yield f"{name} is given"
 
 
 def _surroundings(manager: Manager) -> Iterator[str]:
@@ -125,10 +131,6 @@ def _version(name: str) -> str:
 
 
 def _memory() -> str:
-    try:
-        import psutil  # type: ignore[import-untyped]
-    except ImportError:
-        return ""
     return f", {psutil.virtual_memory().total / _GIB:.0f} GiB"
 
 

@@ -4,6 +4,7 @@ page can translate them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -15,6 +16,7 @@ from .sums import Sum
 _MOST_WARNINGS = 6
 _MOST_TAGS = 24
 _GIB = 1 << 30
+_NAMED = re.compile(r"[^:]{1,120}: ")
 
 
 def errors(error: UserError) -> str:
@@ -38,8 +40,8 @@ def _error(error: UserError) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital letter."""
-    return text[:1].upper() + text[1:]
+    """With a capital letter; what begins with a name, as in `name: text`, is left as it is."""
+    return text if _NAMED.match(text) else text[:1].upper() + text[1:]
 
 
 def note(kind: str, title: str, lines: Sequence[str] = ()) -> str:
@@ -53,10 +55,15 @@ def _box(kind: str, title: str, items: str) -> str:
     return f'<div class="train-lora-box" data-kind="{kind}" role="{role}"><b>{escape(title)}</b>{listed}</div>'
 
 
-def empty(title: str, lines: Iterable[str] = ()) -> str:
-    """What stands where there is nothing yet, and what to do about it."""
+def empty(title: str, lines: Iterable[str] = (), way: tuple[str, str] | None = None) -> str:
+    """What stands where there is nothing yet, and what to do about it. way: the words and the step of a button."""
     told = "".join(f"<span>{escape(line)}</span>" for line in lines)
+    if way:
+        told += f'<span><button type="button" class="train-lora-button" data-step="{way[1]}">{way[0]}</button></span>'
     return f'<div class="train-lora-empty"><b>{escape(title)}</b>{told}</div>'
+
+
+_TO_PICTURES = ("Go to Pictures", "pictures")
 
 
 # The sum beside the fields
@@ -65,7 +72,7 @@ def empty(title: str, lines: Iterable[str] = ()) -> str:
 def arithmetic(found: Sum | UserError | None) -> str:
     """Steps, memory and time of the training that the fields describe; None: no pictures are named yet."""
     if found is None:
-        return empty("No pictures yet.", ["Steps, memory and time appear here as soon as the step Pictures has some."])
+        return empty("No pictures yet.", ["With pictures, their steps, memory and time appear here."], _TO_PICTURES)
     if isinstance(found, UserError):
         return _problems("warning", found)
     plan, costs = found.plan, found.costs
@@ -138,7 +145,7 @@ def pictures(found: Sum | UserError | None) -> str:
         return empty(
             "No pictures yet.",
             [
-                "Put 15 or more pictures of one person, thing or style into a folder, and give its path here.",
+                "Put 15 or more pictures of one person, thing or style into a folder, and name the folder.",
                 "To look around first, press Fill in the demo.",
             ],
         )
@@ -195,7 +202,7 @@ def warnings(lines: Sequence[str]) -> str:
 def tags(found: Sum | UserError | None) -> str:
     """The most frequent tags of the captions, and a few captions."""
     if not isinstance(found, Sum):
-        return empty("No captions yet.", ["They are read from the folder that the step Pictures names."])
+        return empty("No captions yet.", ["They are read from the folder of pictures."], _TO_PICTURES)
     count = found.plan.pictures
     chips = "".join(
         f"<li><span data-as-it-is>{escape(tag)}</span> <small>{uses:,}</small></li>"

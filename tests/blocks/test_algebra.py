@@ -57,7 +57,8 @@ def test_spectrum_equals_dense_spectrum(m: int, n: int, r: int, seed: int) -> No
     s = algebra.spectrum(x)
     wanted = torch.linalg.svdvals(dense(x))
     torch.testing.assert_close(s.sigma, wanted[: len(s.sigma)])
-    torch.testing.assert_close((s.U * s.sigma) @ s.Vt, dense(x))
+    q = len(s.sigma)
+    torch.testing.assert_close((s.U(q) * s.sigma) @ s.Vt(q), dense(x))
 
 
 @quick
@@ -95,7 +96,7 @@ def test_convolution_is_flattened(m: int, c: int, k: int, r: int, seed: int) -> 
     g = torch.Generator().manual_seed(seed)
     up, down = torch.randn(m, r, 1, 1, generator=g), torch.randn(r, c, k, k, generator=g)
     wanted = torch.einsum("mr,rchw->mchw", up[:, :, 0, 0].double(), down.double())
-    torch.testing.assert_close(dense(algebra.flatten(up, down)).reshape(m, c, k, k), wanted)
+    torch.testing.assert_close(dense(algebra.flatten(up.double(), down.double())).reshape(m, c, k, k), wanted)
 
 
 @quick
@@ -110,3 +111,80 @@ def test_tucker_core_is_folded_into_down(m: int, c: int, r: int, q: int, seed: i
 def test_numerical_rank_ignores_what_rounding_leaves() -> None:
     x = low_rank(10, 10, 3, 0)
     assert algebra.numerical_rank(algebra.spectrum(algebra.weighted_sum([(1.0, x), (0.5, x)])).sigma) == 3
+
+
+@quick
+@given(sizes, sizes, st.integers(1, 3), st.integers(1, 3), seeds)
+def test_products_of_low_rank_matrices(m: int, n: int, r: int, q: int, seed: int) -> None:
+    x, y, z = low_rank(m, n, r, seed), low_rank(m, n, q, seed + 1), low_rank(n, m, q, seed + 2)
+    torch.testing.assert_close(dense(algebra.hadamard(x, y)), dense(x) * dense(y))
+    torch.testing.assert_close(dense(algebra.kronecker(x, z)), torch.kron(dense(x), dense(z)))
+    assert algebra.hadamard(x, y).rank == algebra.kronecker(x, z).rank == r * q
+
+
+@quick
+@given(sizes, sizes, st.lists(st.tuples(factors, st.integers(1, 6), seeds), min_size=1, max_size=4))
+def test_order_does_not_matter(m: int, n: int, terms: list[tuple[float, int, int]]) -> None:
+    parts = [(k, low_rank(m, n, r, seed)) for k, r, seed in terms]
+    forward, backward = algebra.weighted_sum(parts), algebra.weighted_sum(parts[::-1])
+    torch.testing.assert_close(dense(forward), dense(backward))
+
+
+@quick
+@given(
+    st.integers(20, 60),
+    st.integers(20, 60),
+    st.lists(st.tuples(factors, st.integers(1, 6), seeds), min_size=1, max_size=3, unique_by=lambda term: term[2]),
+    st.sampled_from([torch.float16, torch.bfloat16]),
+)
+def test_the_quick_sum_reports_its_own_error(
+    m: int, n: int, terms: list[tuple[float, int, int]], dtype: torch.dtype
+) -> None:
+    """Of files in 16 bits; where it can't tell it says so."""
+    parts = [(k, low_rank(m, n, r, seed).to(dtype)) for k, r, seed in terms]
+    wanted = sum(k * dense(x.to(torch.float64)) for k, x in parts)
+    found = algebra.rounded_sum(parts, dtype)
+    if found is not None:
+        error = float((dense(found.matrix.to(torch.float64)) - wanted).norm())
+        assert found.norm == pytest.approx(float(wanted.norm()), rel=1e-5)
+        assert found.error == pytest.approx(error, rel=2e-3, abs=1e-6 * found.norm)
+        assert error <= torch.finfo(dtype).eps / 2 * found.norm * 2
+
+
+def test_the_quick_sum_keeps_down_bit_by_bit() -> None:
+    x = low_rank(40, 30, 4, 1).to(torch.float16)
+    found = algebra.rounded_sum([(0.3, x)], torch.float16)
+    assert found is not None
+    ratio = found.matrix.A.double() / x.A.double()
+    assert ratio.unique().numel() == 1
+    assert float(ratio[0, 0].log2()) == round(float(ratio[0, 0].log2()))
+
+
+def test_the_quick_sum_does_not_answer_where_terms_cancel_or_overflow() -> None:
+    x = low_rank(40, 30, 4, 1).to(torch.float16)
+    assert algebra.rounded_sum([(1.0, x), (-0.999, x)], torch.float16) is None
+    assert algebra.rounded_sum([(1e30, x)], torch.float16) is None
+
+
+@quick
+@given(sizes, sizes, sizes, seeds, st.floats(0, 1e-3))
+def test_rounding_error_equals_the_dense_difference(m: int, n: int, r: int, seed: int, by: float) -> None:
+    x, noise = low_rank(m, n, r, seed), low_rank(m, n, r, seed + 1)
+    y = LowRank(x.B + by * noise.B, x.A + by * noise.A)
+    found = algebra.rounding_error(x, y, algebra.gram(x.A.T))
+    assert found == pytest.approx(float((dense(x) - dense(y)).norm()), rel=1e-6, abs=1e-9 * float(dense(x).norm()))
+
+
+@pytest.mark.parametrize("r", [3, 130, 201])
+def test_gram(r: int) -> None:
+    x = low_rank(50, 5, r, 0).B
+    torch.testing.assert_close(algebra.gram(x), x.T @ x)
+
+
+def test_nearly_dependent_columns_keep_their_digits() -> None:
+    """Where Cholesky would lose them: two LoRAs from one start."""
+    x, noise = low_rank(60, 50, 6, 0), low_rank(60, 50, 6, 1)
+    y = LowRank(x.B + 1e-7 * noise.B, x.A + 1e-7 * noise.A)
+    total = algebra.weighted_sum([(1.0, x), (-1.0, y)])
+    s = algebra.spectrum(total)
+    torch.testing.assert_close(dense(algebra.truncate(s, 12)), dense(total), rtol=1e-6, atol=1e-13)

@@ -246,7 +246,7 @@ def test_a_rank_that_bf16_cannot_hold(tmp_path: Path) -> None:
     state, report = run(make(tmp_path, a=tensors), "a:1", precision="bf16")
     assert state[f"{ONE}.alpha"] == 256
     found, wanted = loras.dense(state, ONE), loras.dense(tensors, ONE)
-    assert float((found * wanted).sum() / wanted.square().sum()) == pytest.approx(1, abs=5e-4)
+    assert float((found * wanted).sum() / wanted.square().sum()) == pytest.approx(1, abs=1e-3)
     assert report.relative_error == pytest.approx(float((found - wanted).norm() / wanted.norm()))
 
 
@@ -279,14 +279,20 @@ def test_other_models_and_kinds_are_refused_by_file_name(tmp_path: Path) -> None
     plain = loras.state({ONE: (4, 4)}, rank=2)
     sdxl = loras.state({"lora_te2_text_model_encoder_layers_0_mlp_fc1": (4, 4)}, rank=2)
     wide = loras.state({"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k": (4, 1024)}, rank=2)
+    flux = loras.state({"lora_unet_double_blocks_0_img_attn_proj": (4, 4)}, rank=2)
     dora = {**plain, f"{ONE}.dora_scale": torch.ones(4)}
-    loha = {f"{ONE}.hada_w1_a": torch.ones(4, 2)}
+    ia3 = {f"{ONE}.weight": torch.ones(4), f"{ONE}.on_input": torch.tensor(False)}
+    oft = {f"{ONE}.oft_blocks": torch.ones(1, 2, 2)}
     half = {f"{ONE}.lora_up.weight": torch.ones(4, 2)}
-    folder = make(tmp_path, a=plain, sdxl=sdxl, sd2=wide, dora=dora, loha=loha, half=half)
-    refused(folder, r"sdxl\.safetensors: this LoRA is for SDXL", "a:1,sdxl:1")
-    refused(folder, r"sd2\.safetensors: this LoRA is for SD2", "sd2:1")
-    refused(folder, r"dora\.safetensors: .* is of the DoRA kind", "dora:1:GP1")
-    refused(folder, r"loha\.safetensors: .* is of the LoHa kind", "loha:1")
+    loha = {f"{ONE}.hada_w1_a": torch.ones(4, 2)}
+    folder = make(tmp_path, a=plain, sdxl=sdxl, sd2=wide, flux=flux, dora=dora, ia3=ia3, oft=oft, loha=loha, half=half)
+    refused(folder, r"these LoRAs are for different models: 'a' for SD1\.5 and 'sdxl' for SDXL", "a:1,sdxl:1")
+    refused(folder, r"these LoRAs are for different models: 'a' for SD1\.5 and 'sd2' for SD2", "sd2:1,a:1")
+    refused(folder, r"flux\.safetensors: this LoRA is for FLUX", "flux:1")
+    refused(folder, r"dora\.safetensors: 1 of its modules are DoRA, .* Name the checkpoint", "dora:1:GP1")
+    refused(folder, r"ia3\.safetensors: 1 of its modules are IA3", "ia3:1")
+    refused(folder, r"oft\.safetensors: 1 of its modules are OFT", "oft:1")
+    refused(folder, rf"loha\.safetensors: {ONE} lacks its hada_w1_b", "loha:1")
     refused(folder, rf"half\.safetensors: {ONE} lacks its lora_up or lora_down", "half:1")
 
 
@@ -298,7 +304,7 @@ def test_shapes_that_do_not_fit(tmp_path: Path) -> None:
         r"b\.safetensors: .*to_q has the shape \[4, 6, 1, 1\] here and \[4, 4, 1, 1\] in a\.safetensors",
         "a:1,b:1",
     )
-    refused(folder, r"c\.safetensors: .*lora_up \[4, 3\] and lora_down \[2, 4\] don't fit", "c:1")
+    refused(folder, r"c\.safetensors: the tensors of .*to_q don't fit: up \[4, 3\], down \[2, 4\]", "c:1")
 
 
 def test_one_layer_twice_in_a_file(tmp_path: Path) -> None:
@@ -313,6 +319,9 @@ def test_values_that_are_not_finite_or_too_large(tmp_path: Path) -> None:
     folder = make(tmp_path, a={**plain, f"{ONE}.lora_up.weight": torch.full((4, 2), math.nan)})
     refused(folder, rf"a\.safetensors: NaN or infinite values in {ONE}\.lora_up\.weight")
     folder = make(tmp_path, a={**plain, f"{ONE}.lora_up.weight": torch.full((4, 2), 1e9)})
+    run(folder, "a:1", precision="fp16")  # the factors are balanced
+    (folder / "out" / "baked.safetensors").unlink()
+    folder = make(tmp_path, a={key: torch.full_like(value, 1e6) for key, value in plain.items()})
     refused(folder, rf"values too large for torch\.float16 in {ONE}\.lora_up\.weight\. Save as bf16 or float")
     run(folder, "a:1", precision="bf16")
 

@@ -40,7 +40,7 @@ def test_table(lora_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in lines[:4]] == ["block", "BASE", "M00", "total"]
     assert lines[4] == f"wrote {lora_dir / 'out.safetensors'} in fp16"
     assert lines[5] == "left out because their sum is 0: 1 modules"
-    assert lines[6] == "IN03 are not among the 17 blocks: weight 0 there (--unlisted)"
+    assert lines[6] == "not among the blocks that the numbers name: IN03; weight 0 there (--unlisted)"
 
 
 def test_json(lora_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

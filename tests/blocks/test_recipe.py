@@ -8,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_train.blocks import recipe
-from lora_train.blocks.presets import BUILTIN
+from lora_train.blocks.presets import BUILTIN, PresetFile, Presets
 from lora_train.blocks.recipe import Item
 from lora_train.errors import UserError, UserErrors
 
+from . import loras
+
 finite = st.floats(allow_nan=False, allow_infinity=False)
-vectors = st.sampled_from([17, 26]).flatmap(lambda n: st.tuples(*[finite] * n))
+vectors = st.sampled_from([12, 17, 20, 26]).flatmap(lambda n: st.tuples(*[finite] * n))
 texts = st.text(min_size=1) | st.sampled_from(["1", "-0.5", 'a"b', "a,b:c", " a ", "x.y"])
 items = st.builds(Item, texts, finite, st.none() | texts | vectors)
 ONES = ",".join(["1"] * 17)
@@ -53,11 +55,18 @@ def test_quotes() -> None:
         (":1:GP1", "recipe, :1:GP1: this is not NAME:STRENGTH"),
         ("A:1:", "recipe, A:1:: the third part is neither a preset nor 17 numbers"),
         ("A:1:GP1:2", "recipe, A:1:GP1: the third part is neither a preset nor 17 numbers"),
-        ("A:1:1,0.5,B:1", "recipe, A:1:1: the list has 2 numbers where SD1.5 has 17 (or 26)"),
-        ("A:1:1", "recipe, A:1:1: the list has 1 number where SD1.5 has 17 (or 26)"),
-        ("A:1:" + ",".join(["1"] * 16), "the list has 16 numbers where SD1.5 has 17 (or 26)"),
-        ("A:1:" + ",".join(["1"] * 12), "the list has 12 numbers where SD1.5 has 17 (or 26); 12 are for SDXL"),
-        ("A:1:1,R,1", "recipe, A:1:1: 'R', number 2, is not a number"),
+        (
+            "A:1:1,0.5,B:1",
+            "recipe, A:1:1: the list has 2 numbers where SD1.5 and SD2 have 17 (or 26) and SDXL has 12 (or 20)",
+        ),
+        ("A:1:1", "recipe, A:1:1: the list has 1 number where SD1.5 and SD2 have 17 (or 26) and SDXL has 12 (or 20)"),
+        (
+            "A:1:" + ",".join(["1"] * 16),
+            "the list has 16 numbers where SD1.5 and SD2 have 17 (or 26) and SDXL has 12 (or 20)",
+        ),
+        ("A:1:" + ",".join(["1"] * 61), "SDXL has 12 (or 20); 61 are for FLUX"),
+        ("A:1:1,R,1", "recipe, A:1:1: 'R', number 2, stands for a value that changes from picture to picture"),
+        ("A:1:1,r,1", "recipe, A:1:1: 'r', number 2, is not a number"),
         ('A"b:1', "recipe: a quotation mark is out of place at 'A\"b:1'"),
         ('"A:1', "a quotation mark is out of place"),
     ],
@@ -84,7 +93,7 @@ def lora_dir(tmp_path: Path) -> Path:
 
 
 def resolve(text: str, lora_dir: Path) -> list[recipe.Source]:
-    return recipe.resolve(recipe.parse_recipe(text), lora_dir, BUILTIN)
+    return recipe.resolve(recipe.parse_recipe(text), lora_dir, BUILTIN, family="SD1.5")
 
 
 def test_files_are_found_below_the_folder(lora_dir: Path) -> None:
@@ -109,12 +118,41 @@ def test_everything_unknown_is_named_at_once(lora_dir: Path) -> None:
 
 
 def test_presets_of_another_model(lora_dir: Path) -> None:
-    with pytest.raises(UserError, match=r"preset 'XL' has 12 numbers where SD1\.5 has 17 \(or 26\); 12 are for SDXL"):
-        recipe.resolve([Item("Test0", 1, "XL")], lora_dir, {"XL": (1.0,) * 12})
-    with pytest.raises(UserError, match="Test0 has 16 numbers"):
-        recipe.resolve([Item("Test0", 1, (1.0,) * 16)], lora_dir, {})
-    with pytest.raises(UserError, match=r"there is no preset 'GP1'\. None is known"):
-        recipe.resolve([Item("Test0", 1, "GP1")], lora_dir, {})
+    def refusal(item: Item, presets: Presets) -> str:
+        with pytest.raises(UserError) as caught:
+            recipe.resolve([item], lora_dir, presets, family="SD1.5")
+        return str(caught.value)
+
+    twelve = "has 12 numbers where SD1.5 has 17 (or 26); 12 are for SDXL"
+    assert refusal(Item("Test0", 1, "XL"), {"XL": (1.0,) * 12}) == f"recipe, Test0: preset 'XL' {twelve}"
+    assert refusal(Item("Test0", 1, (1.0,) * 12), {}) == f"recipe, Test0: the list {twelve}"
+    assert "the list has 16 numbers where" in refusal(Item("Test0", 1, (1.0,) * 16), {})
+    assert "there is no preset 'GP1'. None is known" in refusal(Item("Test0", 1, "GP1"), {})
+
+
+def test_a_preset_whose_line_is_faulty(lora_dir: Path) -> None:
+    file = PresetFile.parse("RAND:" + ",".join(["R"] * 17), "p.txt")
+    with pytest.raises(UserError, match=r"preset 'RAND' can't be used: 'R', number 1, stands for a value that changes"):
+        recipe.resolve([Item("Test0", 1, "RAND")], lora_dir, file.presets, family="SD1.5", faults=file.faults)
+
+
+def test_the_family_is_that_of_the_files(lora_dir: Path) -> None:
+    xl = {"lora_te2_text_model_encoder_layers_0_mlp_fc1": (8, 8)}
+    loras.write(lora_dir / "xl.safetensors", loras.state(xl, rank=2))
+    loras.write(lora_dir / "sd.safetensors", loras.state({"lora_unet_conv_in": (8, 4, 3, 3)}, rank=2))
+    weights = tuple(n / 10 for n in range(12))
+    [source] = recipe.resolve([Item("xl", 2, weights)], lora_dir, {})
+    assert source.family == "SDXL"
+    assert (source.factor("IN04"), source.factor("OUT05"), source.factor("IN00")) == (0.2, 2.2, 0)
+    assert source.factor("OTHER") == 2
+    assert "OUT11" not in source.weights
+    [source] = recipe.resolve([Item("xl", 1, weights)], lora_dir, {}, unlisted=1, other=0.5)
+    assert (source.factor("IN00"), source.factor("OTHER")) == (1, 0.5)
+    with pytest.raises(UserError) as caught:
+        recipe.resolve([Item("xl", 1), Item("sd", -1, "GP2")], lora_dir, BUILTIN)
+    assert str(caught.value) == "recipe: these LoRAs are for different models: 'sd' for SD1.5 and 'xl' for SDXL"
+    with pytest.raises(UserError, match=r"the list has 17 numbers where SDXL has 12 \(or 20\); 17 are for SD1.5"):
+        recipe.resolve([Item("xl", 1, (1.0,) * 17)], lora_dir, {})
 
 
 def test_missing_folder(tmp_path: Path) -> None:

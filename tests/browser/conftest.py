@@ -46,10 +46,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         pytest.mark.filterwarnings("ignore::ResourceWarning"),
         pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     ]
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            for mark in marks:
-                item.add_marker(mark)
+    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in ours:
+        for mark in marks:
+            item.add_marker(mark)
+    items[:] = [item for item in items if not (item.get_closest_marker("one_gradio") and "gradio-3" in item.name)]
 
 
 @pytest.fixture(scope="session", params=["gradio-6", "gradio-3"])
@@ -129,35 +130,70 @@ def _wait_for(url: str, app: subprocess.Popen[bytes], log: Path) -> None:
     pytest.fail("the app doesn't answer:\n" + log.read_text())
 
 
-@pytest.fixture
-def new_page(address: str, gradio: str) -> Iterator[Callable[..., Any]]:
-    """Opens the page: new_page(width=…, height=…, color_scheme="dark", locale="zh-CN", path="?__theme=dark").
+class Pages:
+    """Opens the page in a browser; `bad` are errors in a console, and requests to other machines."""
 
-    No page may leave an error in its console or ask another machine for anything.
-    """
+    def __init__(self, browser: Any, address: str, gradio: str) -> None:
+        self._browser, self._address, self._gradio = browser, address, gradio
+        self._contexts: list[Any] = []
+        self.bad: list[str] = []
+
+    def open(self, width: int = 1280, height: int = 1000, path: str = "", **context: Any) -> Any:
+        """Such as open(width=420, color_scheme="dark", locale="zh-CN", path="?__theme=dark")."""
+        self._contexts.append(self._browser.new_context(viewport={"width": width, "height": height}, **context))
+        page = self._contexts[-1].new_page()
+        if self._gradio == "gradio-3":  # its own page asks for these; a WebUI's does too
+            page.route(lambda url: url.startswith(_GRADIO_3_ASKS), lambda route: route.fulfill(body=""))
+        page.on("console", lambda message: self.bad.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.bad.append(str(error)))
+        page.on("request", lambda request: None if self._ours(request.url) else self.bad.append(request.url))
+        page.goto(self._address + path)
+        page.wait_for_selector("#train_lora", state="attached", timeout=60_000)
+        ready = "document.getElementById('train_lora').dataset.packages === 'ready'"
+        page.wait_for_function(ready, timeout=180_000)
+        return page
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+    def _ours(self, url: str) -> bool:
+        theirs = _GRADIO_3_ASKS if self._gradio == "gradio-3" else ()
+        return url.startswith((self._address, "data:", "blob:", *theirs))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, for a module's tests on one gradio."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
-    bad: list[str] = []
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
+        yield chromium
+        chromium.close()
 
-        def new(width: int = 1280, height: int = 1000, path: str = "", **context: Any) -> Any:
-            page = browser.new_context(viewport={"width": width, "height": height}, **context).new_page()
-            if gradio == "gradio-3":  # its own page asks for these; a WebUI's does too
-                page.route(lambda url: url.startswith(_GRADIO_3_ASKS), lambda route: route.fulfill(body=""))
-            page.on("console", lambda message: bad.append(message.text) if message.type == "error" else None)
-            page.on("pageerror", lambda error: bad.append(str(error)))
-            page.on("request", lambda request: None if _ours(request.url) else bad.append(request.url))
-            page.goto(address + path)
-            page.wait_for_selector("#train_lora", state="attached", timeout=60_000)
-            ready = "document.getElementById('train_lora').dataset.packages === 'ready'"
-            page.wait_for_function(ready, timeout=180_000)
-            return page
 
-        def _ours(url: str) -> bool:
-            return url.startswith((address, "data:", "blob:", *(_GRADIO_3_ASKS if gradio == "gradio-3" else ())))
+@pytest.fixture
+def new_page(browser: Any, address: str, gradio: str) -> Iterator[Callable[..., Any]]:
+    """Opens the page as `Pages.open` does. No page may leave an error or ask another machine for anything."""
+    pages = Pages(browser, address, gradio)
+    yield pages.open
+    pages.close()
+    assert not pages.bad
 
-        yield new
-        browser.close()
+
+@pytest.fixture(scope="module")
+def _shared(browser: Any, address: str, gradio: str) -> Iterator[tuple[Pages, Any]]:
+    pages = Pages(browser, address, gradio)
+    yield pages, pages.open()
+    pages.close()
+
+
+@pytest.fixture
+def shared_page(_shared: tuple[Pages, Any]) -> Iterator[Any]:
+    """One open page for all tests of a module, for those that leave it as they found it."""
+    pages, page = _shared
+    yield page
+    bad, pages.bad = pages.bad, []
     assert not bad
 
 

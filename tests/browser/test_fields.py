@@ -84,3 +84,31 @@ def test_the_installation_report_can_be_read(page: Any) -> None:
     page.click("#train_lora_check")
     page.locator("#train_lora_report pre").wait_for(timeout=60_000)
     assert "Train LoRA" in page.locator("#train_lora_report pre").inner_text()
+
+
+def test_a_step_that_is_opened_while_the_page_is_built_stays(new_page: Any) -> None:
+    page = new_page()
+    page.reload(wait_until="commit")
+    page.locator(
+        "#train_lora_steps button[role=tab], #train_lora_steps .tab-nav button", has_text="Grid"
+    ).first.wait_for(state="attached", timeout=60_000)
+    open_step(page, "Grid")
+    wait(page, "document.querySelector('#train_lora_vae') !== null")
+    page.wait_for_timeout(1000)
+    assert page.locator("#train_lora_step_grid").is_visible()
+
+
+def test_the_fields_in_front_need_no_scrolling(new_page: Any) -> None:
+    page = new_page(height=900)
+    open_step(page, "Training")
+    for name in ("lr_scheduler", "unet_lr"):
+        box = page.locator(f"#train_lora_{name}").first.bounding_box()
+        assert box["y"] + box["height"] <= 900
+
+
+def test_there_is_a_way_to_the_next_step(page: Any) -> None:
+    for step in ("captions", "training"):
+        page.locator(f".train-lora-next [data-step={step}]").click(timeout=WAIT)
+        page.locator(f"#train_lora_step_{step}").wait_for(state="visible", timeout=WAIT)
+    page.locator("#train_lora_arithmetic [data-step=pictures]").first.click(timeout=WAIT)
+    page.locator("#train_lora_step_pictures").wait_for(state="visible", timeout=WAIT)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,8 +21,7 @@ from lora_train.network.kohya import write_lora
 
 from .conftest import open_step
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
-PlaywrightTimeout = playwright.TimeoutError
+pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
 
 EPOCHS, WEIGHTS = 4, (0.0, 0.5, 1.0)
 PROMPTS = ("hina, 1girl, smile", "hina, from behind <b>")
@@ -69,29 +66,32 @@ def _cell(page: int, row: int, column: int) -> Image.Image | None:
 
 
 @pytest.fixture
-def grid(work: Path) -> Iterator[Drawn]:
-    drawn = Drawn(work)
-    yield drawn
-    shutil.rmtree(drawn.job)
-    shutil.rmtree(drawn.loras)
+def grid(work: Path) -> Drawn:
+    """A new one, the newest; the former ones stay, as the page may still be loading their pictures."""
+    return Drawn(work)
 
 
 @pytest.fixture
-def view(grid: Drawn, new_page: Any) -> Any:
-    """The page at the step Grid, its table there."""
-    return opened(new_page())
+def view(grid: Drawn, shared_page: Any) -> Any:
+    """The open page at the step Grid, its table there."""
+    return opened(shared_page, grid)
 
 
-def opened(page: Any) -> Any:
+@pytest.fixture
+def fresh(grid: Drawn, new_page: Any) -> Any:
+    """The same, in a page of its own."""
+    return opened(new_page(), grid)
+
+
+def opened(page: Any, grid: Drawn) -> Any:
     page.wait_for_function("document.getElementById('train_lora')?.dataset.packages === 'ready'", timeout=60_000)
-    for _ in range(6):  # gradio 6 goes back to the first step where it is clicked while it still builds the page
-        open_step(page, "Grid")
-        try:
-            cell(page, 1, 1).locator("img").wait_for(timeout=6_000)
-            return page
-        except PlaywrightTimeout:
-            continue
-    raise AssertionError("the grid isn't shown")
+    while page.locator(DIALOG).count():  # of the test before
+        page.keyboard.press("Escape")
+    open_step(page, "Grid")
+    page.evaluate("trainLora.look()")
+    page.locator(f"{CELL.format(0, 1, 1)} img[src*='{grid.id}']").wait_for(timeout=20_000)
+    page.mouse.move(0, 0)
+    return page
 
 
 def cell(page: Any, row: int, column: int, prompt: int = 0) -> Any:
@@ -120,25 +120,23 @@ def wait_for_marks(grid: Drawn, expected: list[list[int]]) -> None:
     assert grid.marks() == expected
 
 
-def test_without_a_grid_it_says_what_to_do(page) -> None:
-    open_step(page, "Grid")
-    view = page.locator("#train_lora_grid_view")
+def test_without_a_grid_it_says_what_to_do(shared_page) -> None:
+    open_step(shared_page, "Grid")
+    view = shared_page.locator("#train_lora_grid_view")
     view.get_by_text("There is no grid yet.").wait_for(timeout=30_000)
     view.get_by_role("button", name="Go to Training").click()
-    page.locator("#train_lora_step_training").wait_for(state="visible", timeout=10_000)
+    shared_page.locator("#train_lora_step_training").wait_for(state="visible", timeout=10_000)
 
 
-def test_a_grid_that_comes_later_is_shown_without_reloading(page, work) -> None:
-    open_step(page, "Grid")
-    page.get_by_text("There is no grid yet.").wait_for(timeout=30_000)
-    drawn = Drawn(work)
-    try:
-        cell(page, 1, 1).locator("img").wait_for(timeout=30_000)
-    finally:
-        shutil.rmtree(drawn.job)
-        shutil.rmtree(drawn.loras)
+@pytest.mark.one_gradio
+def test_a_grid_that_comes_later_is_shown_without_reloading(shared_page, work) -> None:
+    open_step(shared_page, "Grid")
+    shared_page.get_by_text("There is no grid yet.").wait_for(timeout=30_000)
+    Drawn(work)
+    cell(shared_page, 1, 1).locator("img").wait_for(timeout=30_000)
 
 
+@pytest.mark.one_gradio
 def test_the_table_tells_weights_epochs_candidates_and_what_is_missing(view) -> None:
     table = view.locator("#train_lora_grid_view table")
     assert [text.split()[0] for text in table.locator("thead th").all_inner_texts()] == ["0", "0.5", "1"]
@@ -166,7 +164,7 @@ def test_marks_are_red_frames_that_stay(view, grid) -> None:
     wait_for_marks(grid, [[1, 2], [2, 1], [2, 2]])
 
     view.reload()
-    opened(view)
+    opened(view, grid)
     until(view, "() => document.querySelectorAll('#train_lora_grid_view td[data-accepted=true]').length === 3")
     chips = view.locator(".train-lora-grid-chip")
     assert chips.all_inner_texts()[0].split("\n")[0] == "Epoch 2, weight 1"
@@ -179,12 +177,14 @@ def test_marks_are_red_frames_that_stay(view, grid) -> None:
     assert accepted(view) == ["1/2/1", "1/2/2"]
 
 
+@pytest.mark.one_gradio
 def test_a_mark_that_cannot_be_kept_goes_away_again(view, grid) -> None:
     view.route("**/mark", lambda route: route.fulfill(body="no JSON"))
     accept(view, 1, 1)
     view.locator("#train_lora_grid_view [role=alert]").wait_for(timeout=10_000)
     assert accepted(view) == []
     assert grid.marks() == []
+    view.unroute("**/mark")
 
 
 def test_the_keyboard_alone(view, grid) -> None:
@@ -209,10 +209,11 @@ def test_the_keyboard_alone(view, grid) -> None:
         )
     view.keyboard.press("Escape")
     assert not dialog.count()
-    assert view.evaluate("() => document.activeElement.dataset.at") == "1/2/1"
+    until(view, "() => document.activeElement.dataset.at === '1/2/1'")
     wait_for_marks(grid, [[1, 1], [2, 1]])
 
 
+@pytest.mark.one_gradio
 def test_escape_does_not_reach_the_page(view) -> None:
     """The WebUI interrupts what it draws at Escape."""
     view.evaluate("() => { window.heard = []; document.addEventListener('keydown', event => heard.push(event.key)); }")
@@ -223,6 +224,7 @@ def test_escape_does_not_reach_the_page(view) -> None:
     assert view.evaluate("() => heard") == []
 
 
+@pytest.mark.one_gradio
 def test_two_are_compared(view, grid) -> None:
     cell(view, 1, 1).click(modifiers=["Shift"])
     view.get_by_text("is picked for comparing").wait_for()
@@ -261,6 +263,7 @@ def test_two_are_compared(view, grid) -> None:
     assert not view.get_by_text("is picked for comparing").is_visible()
 
 
+@pytest.mark.one_gradio
 def test_two_large_pictures_are_compared_by_keys(view) -> None:
     cell(view, 1, 1).click()
     for key in ("c", "ArrowRight", "c"):
@@ -270,6 +273,7 @@ def test_two_large_pictures_are_compared_by_keys(view) -> None:
     assert [name.split("Epoch")[1] for name in names] == [" 2, weight 0.5, prompt 1", " 2, weight 1, prompt 1"]
 
 
+@pytest.mark.one_gradio
 def test_one_is_kept_the_others_moved_and_brought_back(view, grid) -> None:
     before = grid.files()
     cell(view, 2, 2).click()
@@ -294,13 +298,14 @@ def test_one_is_kept_the_others_moved_and_brought_back(view, grid) -> None:
     assert grid.files() == kept | {f"{OTHERS}/hina-00000{epoch}.safetensors" for epoch in (1, 2)}
 
     view.reload()
-    opened(view)
+    opened(view, grid)
     choice.get_by_role("button", name="Undo the moving").click()
     choice.get_by_text("Back in their folder: hina-000001.safetensors, hina-000002.safetensors.").wait_for()
     assert grid.files() == before | kept
     assert not choice.get_by_role("button", name="Undo the moving").count()
 
 
+@pytest.mark.one_gradio
 def test_what_is_kept_goes_on_to_the_prompt_and_the_blocks(view, grid) -> None:
     record.use(grid.job, 1, 1, 1)
     view.evaluate(
@@ -308,7 +313,7 @@ def test_what_is_kept_goes_on_to_the_prompt_and_the_blocks(view, grid) -> None:
     )
     view.context.grant_permissions(["clipboard-read", "clipboard-write"])
     view.reload()
-    opened(view)
+    opened(view, grid)
     view.evaluate(
         "() => document.addEventListener('train-lora:open-blocks', event => { window.blocks = event.detail })"
     )
@@ -322,6 +327,7 @@ def test_what_is_kept_goes_on_to_the_prompt_and_the_blocks(view, grid) -> None:
     view.locator("#train_lora_step_blocks").wait_for(state="visible", timeout=10_000)
 
 
+@pytest.mark.one_gradio
 @pytest.mark.parametrize(("row", "column"), [(1, 0), (0, 1), (3, 1)], ids=["without the LoRA", "not drawn", "gone"])
 def test_what_cannot_be_kept_is_not_offered(view, row, column) -> None:
     cell(view, row, column).click()
@@ -332,32 +338,34 @@ def test_what_cannot_be_kept_is_not_offered(view, row, column) -> None:
     assert view.locator(DIALOG).count() == 1
 
 
-def test_prompts_side_by_side_scroll_together(view) -> None:
-    view.get_by_role("button", name="Side by side").click()
-    slider = view.get_by_role("slider", name="Size of the pictures")
+@pytest.mark.one_gradio
+def test_prompts_side_by_side_scroll_together(fresh, grid) -> None:
+    fresh.get_by_role("button", name="Side by side").click()
+    slider = fresh.get_by_role("slider", name="Size of the pictures")
     slider.fill("600")
-    scrolls = view.locator(".train-lora-grid-scroll")
+    scrolls = fresh.locator(".train-lora-grid-scroll")
     assert scrolls.count() == 2
     left, right = scrolls.nth(0).bounding_box(), scrolls.nth(1).bounding_box()
     assert left["y"] == right["y"]
     assert left["x"] + left["width"] <= right["x"]
     scrolls.nth(0).evaluate("e => e.scrollTo(120, 90)")
-    until(view, "() => document.querySelectorAll('.train-lora-grid-scroll')[1].scrollLeft === 120")
+    until(fresh, "() => document.querySelectorAll('.train-lora-grid-scroll')[1].scrollLeft === 120")
     assert scrolls.nth(1).evaluate("e => e.scrollTop") == 90
-    header = view.locator("#train_lora_grid_view thead th").first.bounding_box()
+    header = fresh.locator("#train_lora_grid_view thead th").first.bounding_box()
     assert header["y"] == pytest.approx(left["y"], abs=2)
 
 
-def test_a_size_that_was_chosen_stays(view) -> None:
-    view.get_by_role("slider", name="Size of the pictures").fill("200")
-    assert cell(view, 1, 1).bounding_box()["width"] == pytest.approx(200, abs=1)
-    view.reload()
-    opened(view)
-    assert cell(view, 1, 1).bounding_box()["width"] == pytest.approx(200, abs=1)
+@pytest.mark.one_gradio
+def test_a_size_that_was_chosen_stays(fresh, grid) -> None:
+    fresh.get_by_role("slider", name="Size of the pictures").fill("200")
+    assert cell(fresh, 1, 1).bounding_box()["width"] == pytest.approx(200, abs=1)
+    fresh.reload()
+    opened(fresh, grid)
+    assert cell(fresh, 1, 1).bounding_box()["width"] == pytest.approx(200, abs=1)
 
 
 def test_a_finger_in_a_narrow_window(grid, new_page) -> None:
-    page = opened(new_page(width=420, height=900, has_touch=True, is_mobile=True))
+    page = opened(new_page(width=420, height=900, has_touch=True, is_mobile=True), grid)
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 420
     cell(page, 1, 1).tap()
     dialog = page.locator(DIALOG)

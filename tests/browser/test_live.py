@@ -148,6 +148,7 @@ def test_the_charts_tell_their_values_and_the_end_what_was_saved(page, server, p
     page.wait_for_selector("dialog", state="detached")
 
 
+@pytest.mark.one_gradio
 def test_a_training_pauses_and_goes_on_while_another_one_waits(page, server, pictures) -> None:
     training_step(page)
     first = server.start(pictures, "first", max_train_epochs=12)
@@ -190,6 +191,7 @@ def test_nothing_is_asked_while_the_page_is_hidden(page, server, pictures) -> No
     assert len(asked) >= 1
 
 
+@pytest.mark.one_gradio
 def test_a_running_job_changes_no_node_of_the_page(page, server, pictures) -> None:
     """A1111 tells every extension of each node that comes or goes; and a slow click must not lose its button."""
     training_step(page)

@@ -49,6 +49,11 @@ def test_a_training_from_the_first_field_to_the_grid(page, few_pictures, work) -
     page.click("#train_lora_start")
     page.wait_for_function("document.getElementById('train_lora').dataset.running === 'true'", timeout=60_000)
     page.locator("#train_lora_live svg").first.wait_for(timeout=SECONDS * 1000)
+    for width, below in ((1280, "arithmetic"), (420, "recipe")):  # what is under way comes first
+        page.set_viewport_size({"width": width, "height": 1000})
+        first, second = (page.locator(f"#train_lora_{name}").first.bounding_box() for name in ("live", below))
+        assert first["y"] < second["y"]
+    page.set_viewport_size({"width": 1280, "height": 1000})
     page.wait_for_function("document.getElementById('train_lora').dataset.state === 'done'", timeout=SECONDS * 1000)
     assert "first-000002" in page.locator("#train_lora_live").inner_text()
     assert sorted(path.name for path in (work / "loras" / "first").glob("*.safetensors"))

@@ -176,3 +176,12 @@ def test_an_undo_file_cut_off_by_a_crash_still_serves(folder: Path) -> None:
     remembered.write_text("what\n{}\n", encoding="utf-8")
     with pytest.raises(UserError, match="line 1 can't be understood"):
         undo(remembered)
+
+
+def test_what_remembers_by_itself_writes_in_place_of_the_undo_file(folder: Path) -> None:
+    """A project's journal."""
+    written: dict[str, bytes] = {}
+    writer = Writer(Writing("replace"), lambda path, data: written.update({path.name: data}))
+    assert writer.write(folder / "some.png", "a, b") == "written"
+    assert written == {"some.txt": b"a, b"}
+    assert texts(folder)["some.txt"] == b"mine\r\n"

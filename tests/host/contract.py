@@ -12,7 +12,7 @@ from PIL import Image
 from lora_train.errors import UserError
 from lora_train.host.base import Host, TagOptions, find_captioner
 
-KNOWN = {"captions:deepbooru", "captions:blip", "upscale", "grid", "choose"}
+KNOWN = {"captions:deepbooru", "captions:blip", "upscale", "grid", "narrow", "choose"}
 
 
 def refusal(action: Callable[[], object]) -> UserError:

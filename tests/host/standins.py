@@ -284,7 +284,7 @@ def become_forge(patch: pytest.MonkeyPatch, webui: SimpleNamespace) -> SimpleNam
     webui.args = SimpleNamespace(args=SimpleNamespace(always_cpu=False))
     packages(patch, "backend", {"memory_management": memory, "args": webui.args})
     parts = {"main_thread": SimpleNamespace(run_and_wait_result=run_and_wait_result)}
-    packages(patch, "modules_forge", {**parts, "forge_version": SimpleNamespace(version="2.0.1")})
+    packages(patch, "modules_forge", {**parts, "forge_version": SimpleNamespace(version="2.0.1v1.10.1")})
     webui.deepbooru.model = ForgeDanbooru(webui.folder / "torch_deepdanbooru")
     webui.interrogate.ModelPatcher = lambda model, **devices: ("patcher", type(model).__name__)
     for name in ("load_device", "offload_device"):
@@ -298,8 +298,12 @@ def become_forge(patch: pytest.MonkeyPatch, webui: SimpleNamespace) -> SimpleNam
 
 
 def become_classic(patch: pytest.MonkeyPatch, webui: SimpleNamespace) -> SimpleNamespace:
-    """Forge Classic: no captioners."""
+    """Forge Classic: no captioners, and the memory management where reForge has it too."""
     become_forge(patch, webui)
+    for name in ("backend", "backend.memory_management", "backend.args"):
+        patch.setitem(sys.modules, name, None)
+    packages(patch, "ldm_patched", {})
+    packages(patch, "ldm_patched.modules", {"model_management": webui.memory, "args_parser": webui.args})
     for name in ("deepbooru", "interrogate"):
         patch.setitem(sys.modules, f"modules.{name}", None)  # importing it raises ImportError
     del webui.shared.interrogator

@@ -17,10 +17,10 @@ from lora_train.host.webui import WebUIHost
 from . import contract
 
 HOSTS = {
-    "standalone": frozenset({"grid", "choose"}),
-    "webui": frozenset({"grid", "upscale", "captions:deepbooru", "captions:blip"}),
+    "standalone": frozenset({"grid", "narrow", "choose"}),
+    "webui": frozenset({"grid", "narrow", "upscale", "captions:deepbooru", "captions:blip"}),
     "forge": frozenset({"grid", "upscale", "captions:deepbooru", "captions:blip"}),
-    "classic": frozenset({"grid", "upscale"}),
+    "classic": frozenset({"grid", "narrow", "upscale"}),
 }
 
 

@@ -57,6 +57,26 @@ def test_no_checkpoint_at_all(webui: SimpleNamespace) -> None:
     assert WebUIHost().checkpoint() is None
     webui.sd_models.select_checkpoint = lambda: None  # Forge
     assert WebUIHost().checkpoint() is None
+    webui.sd_models.checkpoints_list.clear()
+    webui.sd_models.select_checkpoint = lambda: pytest.fail("Forge prints a page about it")
+    assert WebUIHost().checkpoint() is None
+
+
+def test_forges_own_version(forge: SimpleNamespace) -> None:
+    assert WebUIHost().name == "Stable Diffusion WebUI Forge 2.0.1"
+
+
+def test_forge_applies_a_replaced_lora_anew(forge: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its names for "nothing applied" are those of an empty list, which would be left as they are."""
+    loaders = [SimpleNamespace(loaded_hash=f"[('cat', {n})]") for n in range(2)]
+    unet, text = (SimpleNamespace(lora_loader=loader) for loader in loaders)
+    parts = SimpleNamespace(unet=unet, clip=SimpleNamespace(patcher=text))
+    model = SimpleNamespace(current_lora_hash="[('cat', 1)]", forge_objects_original=parts)
+    forge.sd_models.model_data.sd_model = model
+    monkeypatch.setitem(sys.modules, "networks", SimpleNamespace(list_available_networks=lambda: None))
+    WebUIHost().refresh_loras()
+    assert model.current_lora_hash not in ("[('cat', 1)]", str([]))
+    assert [loader.loaded_hash in ("[('cat', 0)]", "[('cat', 1)]", str([])) for loader in loaders] == [False, False]
 
 
 def test_the_vae_is_the_one_that_the_webui_resolves(webui: SimpleNamespace, tmp_path: Path) -> None:
@@ -72,12 +92,12 @@ def test_the_vae_is_the_one_that_the_webui_resolves(webui: SimpleNamespace, tmp_
 
 
 def test_forges_vae_is_among_its_modules(forge: SimpleNamespace, tmp_path: Path) -> None:
-    files = [tmp_path / folder / "file.safetensors" for folder in ("text_encoder", "VAE", "mine")]
+    files = [tmp_path / folder / "file.safetensors" for folder in ("text_encoder", "VAE", "mine", "VAE/older")]
     for file in files:
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     found = []
-    for chosen in ([], [files[0]], [files[0], files[1]], [files[2]]):
+    for chosen in ([], [files[0]], [files[3], files[0], files[1]], [files[2]]):
         forge.shared.opts.forge_additional_modules = [str(file) for file in chosen]
         checkpoint = WebUIHost().checkpoint()
         assert checkpoint is not None

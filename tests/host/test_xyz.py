@@ -183,6 +183,17 @@ def test_on_cell_ends_the_drawing(webui: SimpleNamespace, plot: Plot, loras: tup
     assert not webui.shared.state.interrupted
 
 
+def test_a_checkpoint_that_forge_cannot_load_is_told(
+    webui: SimpleNamespace, plot: Plot, loras: tuple[str, ...]
+) -> None:
+    def reload() -> None:
+        raise ValueError("Failed to recognize model type!")
+
+    webui.sd_models.forge_model_reload = reload
+    with pytest.raises(UserError, match="can't load its checkpoint: Failed to recognize"):
+        WebUIHost().draw(grid("a", loras=loras, weights=(0.5, 1.0)), nothing)
+
+
 @pytest.mark.parametrize(("how", "kept"), [("interrupted", 4), ("stopping_generation", 5)])
 def test_interrupted_in_the_webui_what_is_drawn_stays(
     how: str, kept: int, webui: SimpleNamespace, plot: Plot, loras: tuple[str, ...]

@@ -159,6 +159,7 @@ def test_a_failure_is_known_until_something_changes(
     with pytest.raises(UserError):
         packages.install(lambda line: None)
     assert "can't be downloaded" in packages.failed_before()
+    assert "The last try failed: the packages can't be downloaded" in packages.status().message
     version = sys.version
     monkeypatch.setattr(packages.sys, "version", "another")
     assert packages.failed_before() == ""

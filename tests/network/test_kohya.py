@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lora_train.errors import UserError
-from lora_train.header import read_header
+from lora_train.header import header_bytes, read_header
 from lora_train.network import kohya
 
 NAME = "lora_te_text_model_encoder_layers_0_mlp_fc1"
@@ -75,7 +75,7 @@ def test_bytes_are_those_of_safetensors(tmp_path: Path) -> None:
     kohya.write_lora(path, state(), {}, torch.float16)
     entries = read_header(path, "LoRA").entries
     assert parts(safetensors.torch.save({key: value.half() for key, value in state().items()}, {"a": "b"}))[0] == (
-        kohya._header_bytes(entries, {"a": "b"})
+        header_bytes(entries, {"a": "b"})
     )
 
 

@@ -137,7 +137,7 @@ class FakeManager:
         self.told.append(what)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _tidy() -> Iterator[None]:
     """What gradio left behind goes here, not in another room's test."""
     yield

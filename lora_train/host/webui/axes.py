@@ -15,7 +15,7 @@ from ...errors import UserError
 from ...grid.plan import all_series, epoch_file, run_of
 from .inside import shared
 
-EPOCH, WEIGHT, PRESET = (f"[Train LoRA] {name}" for name in ("Epoch", "Weight", "Block preset"))
+EPOCH, WEIGHT, PRESET = "LoRA epoch", "LoRA weight", "Block preset"
 _ALL = " (all epochs)"
 _TAG = re.compile(r"<lora:([^:>]+)((?::[^:>]*)*)>")
 _BLOCK_WEIGHT = "lora block weight"

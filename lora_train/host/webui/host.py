@@ -35,7 +35,8 @@ class WebUIHost:
         """'Stable Diffusion WebUI v1.10.1'."""
         forge = optional("modules_forge.forge_version")
         if forge is not None:
-            return f"Stable Diffusion WebUI Forge {getattr(forge, 'version', '')}".strip()
+            own = str(getattr(forge, "version", "")).partition("v")[0]  # "2.0.1v1.10.1": its own, then A1111's
+            return f"Stable Diffusion WebUI Forge {own}".strip()
         tag = getattr(optional("modules.launch_utils"), "git_tag", None)
         return f"Stable Diffusion WebUI {tag() if tag else ''}".strip()
 
@@ -44,12 +45,16 @@ class WebUIHost:
         found = {f"captions:{captioner.name}" for captioner in self.captioners()}
         if len(self.upscalers()) > 1:
             found.add("upscale")
+        if optional("backend.memory_management") is None:  # Forge knows the widths of real models only
+            found.add("narrow")
         return frozenset({"grid", *found})
 
     def checkpoint(self) -> Checkpoint | None:
         """The one that is selected, whether or not it is loaded yet."""
         from modules import sd_models
 
+        if not sd_models.checkpoints_list:  # Forge would print a page about it at each look
+            return None
         try:
             info = sd_models.select_checkpoint()
         except FileNotFoundError:
@@ -166,8 +171,8 @@ def _checkpoint(info: Any) -> Checkpoint:
 def _vae(checkpoint: str) -> Path | None:
     """The separate VAE file that the WebUI would use with a checkpoint; None for the checkpoint's own."""
     chosen = getattr(shared().opts, "forge_additional_modules", None)
-    if chosen is not None:  # Forge and Neo: one list of VAE and text encoders, for every checkpoint
-        found = next((path for path in chosen if _is_vae(Path(path))), None)
+    if chosen is not None:  # Forge and Neo: one list of VAE and text encoders; of VAEs the last counts
+        found = next((path for path in reversed(chosen) if _is_vae(Path(path))), None)
     else:
         from modules import sd_vae
 

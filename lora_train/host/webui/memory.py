@@ -119,8 +119,13 @@ def forget_applied(networks: Any) -> None:
     if hasattr(cached_reader, "cache_clear"):
         cached_reader.cache_clear()
     model = sd_models.model_data.sd_model
-    if hasattr(model, "current_lora_hash"):  # Forge
-        model.current_lora_hash = str([])
+    if hasattr(model, "current_lora_hash"):  # Forge: "" is the name of no list of LoRAs, not even of the empty one
+        model.current_lora_hash = ""
+        parts = getattr(model, "forge_objects_original", None)
+        for patcher in (getattr(parts, "unet", None), getattr(getattr(parts, "clip", None), "patcher", None)):
+            loader: Any = getattr(patcher, "lora_loader", None)
+            if loader is not None:
+                loader.loaded_hash = ""
     restore = getattr(networks, "network_restore_weights_from_backup", None)
     if restore is None or not hasattr(model, "modules"):
         return

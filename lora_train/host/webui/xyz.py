@@ -62,6 +62,7 @@ def draw(grid: Grid, on_cell: OnCell) -> Sheet:
     size = len(grid.loras) * len(grid.weights)
     pages: list[_Drawn] = []
     with _clip_skip(grid.clip_skip) as overrides, _job():
+        _load()
         for number, plan in enumerate(plans):
             if _stopped():
                 pages.append(_Drawn.none(size))
@@ -252,6 +253,20 @@ def _sampler(name: str) -> tuple[str, str | None]:
         choices = ", ".join(sampler.name for sampler in sd_samplers.all_samplers)
         raise UserError(f"the WebUI has no sampler {name!r}", where="sampler", remedy=f"Choose from {choices}")
     return sampler, scheduler
+
+
+def _load() -> None:
+    """Forge loads its checkpoint at the first picture only, where the plot hides why that failed."""
+    from modules import sd_models
+
+    load = getattr(sd_models, "forge_model_reload", None)
+    try:
+        if load is not None:
+            load()
+    except ValueError as error:
+        raise UserError(
+            f"the WebUI can't load its checkpoint: {error}", remedy="Choose another one at the top of the page"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from .. import texts
 from ..compat import QUIET, unsaved
 from ..labels import CAPTIONS, PREFIX
 from ..routes.captions import Captions as Routes
-from .form import Form, button, html, place, told
+from .form import Form, button, html, onward, place, told
 
 _EXISTING = (
     ("Keep it as it is", "keep"),
@@ -54,6 +54,7 @@ def build(manager: Manager, form: Form) -> Captions:
             made = _writing(manager)
             gr.Markdown("### While training")
             form.add(*CAPTIONS)
+            onward("Training")
         with gr.Column(scale=6, min_width=320):
             place("captions_view")
             view = html("captions", texts.tags(None))

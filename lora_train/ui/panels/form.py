@@ -62,9 +62,17 @@ def html(name: str, value: str = "") -> Any:
     return gr.HTML(value, elem_id=PREFIX + name)
 
 
-def place(name: str) -> None:
-    """A place that the page's scripts fill."""
-    gr.HTML(f'<div id="{PREFIX}{name}"></div>')
+def place(name: str, around: str | None = None) -> None:
+    """A place that the page's scripts fill. around: the element id of the block that holds it."""
+    gr.HTML(f'<div id="{PREFIX}{name}"></div>', elem_id=around)
+
+
+def onward(step: str) -> None:
+    """The way to the next step, at the end of one."""
+    gr.HTML(
+        f'<p class="train-lora-next"><button type="button" class="train-lora-button" data-step="{step.lower()}">'
+        f"<span>Next: </span><span>{step}</span></button></p>"
+    )
 
 
 def told(action: Callable[[], str]) -> str:

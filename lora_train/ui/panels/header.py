@@ -43,8 +43,7 @@ def _choice(manager: Manager, choose: Any) -> None:
         gr.Dropdown(
             choices=choices,
             value=str(current.path) if current else None,
-            label="Checkpoint",
-            info="Trained on, and drawn with. Stable Diffusion 1.5, 2 or XL, .safetensors or .ckpt",
+            label="Checkpoint: Stable Diffusion 1.5, 2 or XL",
             elem_id=f"{PREFIX}checkpoint_choice",
         )
     )
@@ -61,7 +60,7 @@ def _install(manager: Manager) -> str:
 
 def help_below(manager: Manager) -> None:
     """What a beginner or somebody with a broken installation looks for."""
-    if not hasattr(manager.host, "choose"):
+    if "choose" not in manager.host.capabilities() and "narrow" in manager.host.capabilities():
         _demo_checkpoint(manager)
     with gr.Accordion("Something doesn't work?", open=False, elem_id=f"{PREFIX}help"):
         gr.HTML(

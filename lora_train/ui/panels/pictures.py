@@ -15,7 +15,7 @@ from ...paths import ASSETS, DEMO_PICTURES
 from .. import fields, texts
 from ..compat import QUIET
 from ..labels import OTHER_PICTURES, PICTURES, PREFIX, SHAPES
-from .form import Form, button, html, place
+from .form import Form, button, html, onward, place
 
 _LAYOUT = """<details class="train-lora-help"><summary>How the folder should look</summary>
 <p>One folder for each thing that is learnt, called by how often its pictures are used in an epoch and a name.
@@ -50,6 +50,7 @@ def build(form: Form) -> Pictures:
                 form.add(*SHAPES)
             with gr.Accordion("Regularisation, or a dataset file", open=False, elem_id=f"{PREFIX}other_pictures"):
                 form.add(*OTHER_PICTURES)
+            onward("Captions")
         with gr.Column(scale=6, min_width=320):
             view = html("pictures", texts.pictures(None))
             place("pictures_view")

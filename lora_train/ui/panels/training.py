@@ -18,7 +18,7 @@ from . import files
 from .form import Form, button, followed, html, place, told
 
 AS_IT_IS = "My own"
-_OWN_NOTE = "Nothing is filled in: the fields stay as they are."
+_OWN_NOTE = "A recipe fills in the fields below; My own leaves them as they are."
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def build(manager: Manager, form: Form) -> Training:
     """The step's components."""
     in_webui = not hasattr(manager.host, "choose")
     with gr.Row(elem_id=f"{PREFIX}columns"):
-        with gr.Column(scale=5, min_width=320, elem_id=f"{PREFIX}form"):
+        with gr.Column(scale=6, min_width=320, elem_id=f"{PREFIX}form"):
             choices = [(AS_IT_IS, ""), *((one.title_en, one.name) for one in PRESETS)]
             recipe = unsaved(gr.Radio(choices=choices, value="", label="Recipe", elem_id=f"{PREFIX}recipe"))
             recipe_note = html("recipe_note", recipe_text(""))
@@ -64,7 +64,7 @@ def build(manager: Manager, form: Form) -> Training:
                 reset = button("Reset this field", "reset")
         with gr.Column(scale=6, min_width=320, elem_id=f"{PREFIX}side"):
             total = html("arithmetic", texts.arithmetic(None))
-            with gr.Accordion("From wanted steps back to repeats or epochs", open=False, elem_id=f"{PREFIX}aim_fold"):
+            with gr.Accordion("Plan backwards from a number of steps", open=False, elem_id=f"{PREFIX}aim_fold"):
                 with gr.Row():
                     wanted = unsaved(
                         gr.Number(
@@ -90,8 +90,8 @@ def build(manager: Manager, form: Form) -> Training:
                     elem_id=f"{PREFIX}share_gpu",
                 )
             )
-            place("live")
-            place("queue")
+            place("live", f"{PREFIX}live_place")
+            place("queue", f"{PREFIX}queue_place")
     return Training(
         *(recipe, recipe_note, total, wanted, aim, take, problems, (start, more), share),
         *(settings_files, reset_name, reset),

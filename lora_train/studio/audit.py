@@ -1,0 +1,330 @@
+"""What is probably wrong with the captions of a set, with the files, and the edit that mends it.
+
+A finding is a hint where only the picture can tell (contradictions, rare tags); its edit is for the user to choose.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+from ..dataset import encodings
+from ..dataset.folders import listed, shown
+from . import tokens
+from .captions import Row, Table
+from .edits import Add, Deduplicate, Edit, Remove, Reorder, Replace, Save, key, tags_of
+
+FEW = 5
+"""Captions below which nothing is said of what most of them have."""
+
+_MINORITY, _MAJORITY = 0.2, 0.7  # of a folder's captions
+_SENTENCE = 4  # words; a tag of more is a sentence
+
+_GIRLS = frozenset({"1girl", "girl", "woman", "female", "lady", "female focus"})
+_BOYS = frozenset({"1boy", "boy", "man", "male", "male focus"})
+_HER = re.compile(r"\b(?:woman|girl|lady|female)\b")
+_HIM = re.compile(r"\b(?:man|boy|gentleman|male)\b")
+_SEVERAL = re.compile(r"(?:[2-9]|\d{2,}|\d\+|multiple) ?(?:girls|boys|others|people)|couple|group|crowd|everyone")
+_ONE = frozenset({"1girl", "1boy", "1other", "solo", "solo focus"})
+_NOBODY = frozenset({"no humans", "scenery only"})
+_LORA = re.compile(r"<(?:lora|lyco|hypernet):[^>]*>")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """kind: which check; text: what, with numbers; rows: the pictures; tags: those in question.
+
+    edit: what would mend it in `rows`, None where only a look or another tool helps; hint: whether it may be right.
+    """
+
+    kind: str
+    text: str
+    rows: tuple[Row, ...]
+    tags: tuple[str, ...] = ()
+    edit: Edit | None = None
+    hint: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; `edit` as `edits.from_dict` reads it."""
+        return {
+            "kind": self.kind,
+            "text": self.text,
+            "pictures": [row.as_dict()["name"] for row in self.rows],
+            "tags": list(self.tags),
+            "edit": None if self.edit is None else edit_dict(self.edit),
+            "title": "" if self.edit is None else self.edit.title(),
+            "hint": self.hint,
+        }
+
+
+def edit_dict(edit: Edit) -> dict[str, Any]:
+    """An edit as `edits.from_dict` reads it."""
+    return {"edit": type(edit).__name__.lower(), **asdict(edit)}  # type: ignore[call-overload]
+
+
+def audit(table: Table, trigger: str = "", max_token_length: int = 75) -> list[Finding]:
+    """All findings on the pictures to be learnt, those that are certainly wrong first.
+
+    trigger: the tag that every caption is to have; "": that of each folder's name, where some caption begins with it.
+    max_token_length: what the training will read of a caption.
+    """
+    rows = table.own
+    written = [row for row in rows if row.text.strip(" ,\n")]
+    found: list[Finding] = []
+    found += _files(table, rows)
+    found += _encodings(rows)
+    found += _lines(written)
+    found += _lengths(written, max_token_length)
+    for _, group in groupby(sorted(written, key=lambda row: row.folder), key=lambda row: row.folder):
+        members = list(group)
+        found += _trigger(members, trigger)
+        found += _contradictions(members)
+    found += _repeated(written)
+    found += _spellings(written)
+    found += _syntax(written)
+    found += _rare(written)
+    return sorted(found, key=lambda finding: finding.hint)
+
+
+# Files
+
+
+def _files(table: Table, rows: Sequence[Row]) -> Iterator[Finding]:
+    if bad := [row for row in rows if row.problem]:
+        why = "; ".join(f"{name} ({reason})" for name, reason in {row.file.name: row.problem for row in bad}.items())
+        yield Finding("unreadable", f"{_files_text(bad)} can't be read: {why}", tuple(bad))
+    if missing := [row for row in rows if row.missing]:
+        text = f"{_of(missing, rows)} have no caption; the folder's name would serve for them"
+        yield Finding("missing", text, tuple(missing))
+    if empty := [row for row in rows if row.digest and not row.problem and not row.text.strip(" ,\n")]:
+        yield Finding("empty", f"{_of(empty, rows)} have an empty caption", tuple(empty))
+    shared: defaultdict[Any, list[Row]] = defaultdict(list)
+    for row in rows:
+        shared[row.file].append(row)
+    for file, sharing in shared.items():
+        if len(sharing) > 1:
+            names = listed([shown(row.picture.name) for row in sharing], 5)
+            yield Finding("shared", f"{names} have one caption file, {shown(file.name)}", tuple(sharing), hint=True)
+    if table.orphans:
+        names = listed([shown(path.name) for path in table.orphans], 5)
+        yield Finding("orphan", f"captions without a picture: {names}", (), hint=True)
+
+
+def _encodings(rows: Sequence[Row]) -> Iterator[Finding]:
+    """What isn't UTF-8; each encoding by itself."""
+    found: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.encoding:
+            found[row.encoding].append(row)
+    for encoding, members in found.items():
+        read = (
+            "sd-scripts would take its first bytes for a part of the first tag"
+            if encoding == encodings.BOM
+            else "look whether they read right"
+        )
+        text = f"{_of(members, rows)} are in {encoding}, not UTF-8: {read}"
+        yield Finding("encoding", text, tuple(members), (), Save())
+    if nul := [row for row in rows if "NUL" in row.note]:
+        yield Finding("encoding", f"{_files_text(nul)} hold NUL characters", tuple(nul), (), Save())
+
+
+def _lines(rows: Sequence[Row]) -> Iterator[Finding]:
+    several = [row for row in rows if "\n" in row.text.strip()]
+    if blank := [row for row in rows if not row.caption and row.text.strip()]:
+        text = f"{_files_text(blank)} begin with an empty line, and only the first line is read"
+        yield Finding("lines", text, tuple(blank))
+    if more := [row for row in several if row.caption]:
+        text = f"{_files_text(more)} have several lines; only the first is read unless enable_wildcard is on"
+        yield Finding("lines", text, tuple(more), hint=True)
+
+
+def _lengths(rows: Sequence[Row], limit: int) -> Iterator[Finding]:
+    """Captions that are longer than what is read, by the max_token_length that would do."""
+    counted = [(max(map(tokens.count, row.text.split("\n"))), row) for row in rows]
+    longer = [(count, row) for count, row in counted if count > limit]
+    bounds = [bound for bound in tokens.LIMITS if bound >= limit] or [limit]
+    for low, high in zip(bounds, [*bounds[1:], None], strict=True):
+        members = [(n, row) for n, row in longer if n > low and (high is None or n <= high)]
+        if members:
+            most = max(n for n, _ in members)
+            helps = f"max_token_length {high} reads them whole" if high else "shorten them"
+            chosen = tuple(row for _, row in members)
+            text = f"{_of(chosen, rows)} have more than {low} tokens (up to {most}), the rest is cut off: {helps}"
+            yield Finding("long", text, chosen)
+
+
+# Tags
+
+
+def _trigger(rows: Sequence[Row], trigger: str) -> Iterator[Finding]:
+    """trigger: "" takes the folder's words, or the first of them, where a caption begins with these."""
+    wanted = trigger.strip() or _trigger_of(rows)
+    if not wanted:
+        return
+    inside = re.compile(rf"(?<!\w){re.escape(key(wanted))}(?!\w)")
+    without = [row for row in rows if not inside.search(key(row.caption))]
+    if without:
+        text = f'{_of(without, rows)} of {shown(rows[0].folder)} lack "{wanted}"'
+        yield Finding("trigger", text, tuple(without), (wanted,), Add((wanted,)))
+    later = [row for row in rows if key(wanted) in row.keys and row.tags and key(row.tags[0]) != key(wanted)]
+    if later:
+        text = f'{_of(later, rows)} of {shown(rows[0].folder)} have "{wanted}", but not first'
+        yield Finding("trigger", text, tuple(later), (wanted,), Reorder(first=(wanted,)), hint=True)
+
+
+def _trigger_of(rows: Sequence[Row]) -> str:
+    words = rows[0].concept.strip()
+    for word in filter(None, (words, words.split(" ")[0])):
+        if any(row.tags and key(row.tags[0]) == key(word) for row in rows):
+            return word
+    return ""
+
+
+def _contradictions(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Of a few captions with what most of the folder's say; then within a caption."""
+    told: set[Row] = set()
+    for usual, has_usual, odd, has_odd in _OPPOSITES if len(rows) >= FEW else ():
+        strange = [row for row in rows if has_odd(row)]
+        most = [row for row in rows if has_usual(row)]
+        if strange and len(strange) <= _MINORITY * len(rows) and len(most) >= _MAJORITY * len(rows):
+            told.update(strange)
+            said = tuple(dict.fromkeys(tag for row in strange for tag in has_odd(row)))
+            about = f"{_of(strange, rows)} of {shown(rows[0].folder)} speak of {odd} ({listed(list(said), 3)})"
+            edit = _mended([tag for tag in said if not _is_sentence(tag)], strange, most, has_usual)
+            yield Finding("contradiction", f"{about}, {len(most)} of {usual}", tuple(strange), said, edit, hint=True)
+    for row in rows:
+        if row not in told and (clash := _clash(row)):
+            text = f'{shown(row.picture.name)} says both "{clash[0]}" and "{clash[1]}"'
+            yield Finding("contradiction", text, (row,), clash, Remove(clash[1:]), hint=True)
+
+
+def _mended(odd: list[str], strange: list[Row], most: list[Row], has_usual: Callable[[Row], list[str]]) -> Edit | None:
+    """Take the odd tags away; or where none of these captions has the usual one, put that in their place."""
+    if not odd:
+        return None
+    if any(has_usual(row) for row in strange):
+        return Remove(tuple(odd))
+    usual = Counter(tag for row in most for tag in has_usual(row) if not _is_sentence(tag)).most_common(1)
+    return Replace(odd[0], usual[0][0], tags=tuple(odd[1:])) if usual else Remove(tuple(odd))
+
+
+def _clash(row: Row) -> tuple[str, str] | None:
+    """Two tags of which one must be wrong. Lines of a wildcard are alternatives, so only one line can clash."""
+    if "\n" in row.text.strip():
+        return None
+    by_key = {key(tag): tag for tag in row.tags}
+    several = _several(row)
+    if nobody := next((tag for name, tag in by_key.items() if name in _NOBODY), ""):
+        people = [tag for name, tag in by_key.items() if name in _ONE] + several
+        return (nobody, people[0]) if people else None
+    if "solo" in by_key and several:
+        return by_key["solo"], several[0]
+    if "solo" in by_key and "1girl" in by_key and "1boy" in by_key:
+        return by_key["solo"], by_key["1boy"]
+    for one, many in (("1girl", "girls"), ("1boy", "boys")):
+        for name in by_key:
+            if one in by_key and name != one and re.fullmatch(rf"(?:[2-9]|\d{{2,}}|\d\+|multiple) ?{many}", name):
+                return by_key[name], by_key[one]
+    return None
+
+
+def _female(row: Row) -> list[str]:
+    return _people(row, _GIRLS, _HER)
+
+
+def _male(row: Row) -> list[str]:
+    return _people(row, _BOYS, _HIM)
+
+
+def _people(row: Row, names: frozenset[str], words: re.Pattern[str]) -> list[str]:
+    """Tags that are one of `names`, and sentences with one of `words`."""
+    return [tag for tag in row.tags if key(tag) in names or (_is_sentence(tag) and words.search(key(tag)))]
+
+
+def _single(row: Row) -> list[str]:
+    return [tag for tag in row.tags if key(tag) in _ONE] if not _several(row) else []
+
+
+def _several(row: Row) -> list[str]:
+    return [tag for tag in row.tags if _SEVERAL.fullmatch(key(tag))]
+
+
+def _is_sentence(tag: str) -> bool:
+    return len(tag.split()) >= _SENTENCE
+
+
+_OPPOSITES = (
+    ("a girl or woman", _female, "a boy or man", _male),
+    ("a boy or man", _male, "a girl or woman", _female),
+    ("one person", _single, "several", _several),
+)
+
+
+def _repeated(rows: Sequence[Row]) -> Iterator[Finding]:
+    """The same tag twice in one line."""
+    found: dict[str, None] = {}
+    twice = []
+    for row in rows:
+        again = [tag for line in row.text.split("\n") for tag, n in Counter(map(key, tags_of(line))).items() if n > 1]
+        if again:
+            twice.append(row)
+            found.update(dict.fromkeys(again))
+    if twice:
+        text = f"{_of(twice, rows)} have a tag twice: {listed(list(found), 5)}"
+        yield Finding("repeated", text, tuple(twice), tuple(found), Deduplicate())
+
+
+def _spellings(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Tags that differ in case, underscores, spaces or escaped brackets alone."""
+    spelt: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        for tag in set(row.tags):
+            spelt[key(tag)][tag] += 1
+    for spellings in spelt.values():
+        if len(spellings) < 2:
+            continue
+        usual, *others = [tag for tag, _ in sorted(spellings.items(), key=lambda item: (-item[1], item[0]))]
+        shown_others = ", ".join(f'"{tag}" ({spellings[tag]})' for tag in others)
+        text = f'"{usual}" ({spellings[usual]}) is also written {shown_others}'
+        members = tuple(row for row in rows if not set(others).isdisjoint(row.tags))
+        edit = Replace(others[0], usual, exact=True, tags=tuple(others[1:]))
+        yield Finding("spelling", text, members, (usual, *others), edit)
+
+
+def _syntax(rows: Sequence[Row]) -> Iterator[Finding]:
+    if calls := [row for row in rows if _LORA.search(row.text)]:
+        text = f"{_files_text(calls)} hold <lora:…>, which is read as words"
+        yield Finding("syntax", text, tuple(calls), (), Replace(_LORA.pattern, "", regex=True))
+
+
+def _rare(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Tags of one picture alone; sentences are each picture's own."""
+    if len(rows) < FEW:
+        return
+    places: defaultdict[str, list[Row]] = defaultdict(list)
+    spelt: dict[str, str] = {}
+    for row in rows:
+        for name, tag in {key(tag): tag for tag in row.tags if not _is_sentence(tag)}.items():
+            places[name].append(row)
+            spelt.setdefault(name, tag)
+    rare = {name: found[0] for name, found in places.items() if len(found) == 1 and not _LORA.search(name)}
+    if rare:
+        members = tuple(dict.fromkeys(rare.values()))
+        names = tuple(spelt[name] for name in rare)
+        text = f"{len(rare)} tags are on one picture alone: {listed(list(names), 5)}"
+        yield Finding("rare", text, members, names, Remove(names), hint=True)
+
+
+# Words
+
+
+def _of(rows: Iterable[Row], all_rows: Sequence[Row]) -> str:
+    return f"{len(list(rows))} of {len(all_rows)} pictures"
+
+
+def _files_text(rows: Sequence[Row]) -> str:
+    return "1 caption" if len(rows) == 1 else f"{len(rows)} captions"

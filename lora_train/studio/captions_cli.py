@@ -1,0 +1,239 @@
+"""`captions` on the command line: the table, the audit, edits with a preview, and the way back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ..dataset.folders import shown
+from ..errors import BAD_INPUT, DONE
+from . import audit, captions, edits
+from .captions import Applied, Preview, Row, Table
+
+_MOST = 10  # changes that a preview prints unless all are asked for
+
+
+def add_arguments(verbs: argparse._SubParsersAction) -> None:
+    """Declare the verb."""
+    parser = verbs.add_parser("captions", help="look at captions, audit them, edit many at once, take edits back")
+    parser.add_argument("folder", help="a project, its image folder, one of its folders, or a folder of pictures")
+    parser.set_defaults(run=_run)
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    _filters(_action(actions, "list", "each picture with its caption"))
+    _filters(_action(actions, "tags", "how many captions have each tag"))
+    checked = _action(actions, "audit", "what is probably wrong, and the edit that mends it")
+    checked.add_argument("--trigger", default="", help="the tag that every caption is to have")
+    checked.add_argument("--max-token-length", type=int, default=75, choices=(75, 150, 225), help="of the training")
+
+    _edit(actions, "add", "add tags where they are missing", ["tags"]).add_argument("--last", action="store_true")
+    actions.choices["add"].add_argument("--after", default="", metavar="TAG", help="behind this tag")
+    _edit(actions, "remove", "remove tags", ["tags"]).add_argument("--exact", action="store_true", help=_EXACT)
+    replace = _edit(actions, "replace", "replace a tag, or text", ["find", "by"])
+    replace.add_argument("--regex", action="store_true", help="FIND is a regular expression, searched in each tag")
+    replace.add_argument("--text", action="store_true", help="search the whole line instead of tags")
+    replace.add_argument("--exact", action="store_true", help=_EXACT)
+    reorder = _edit(actions, "reorder", "move or sort tags", [])
+    reorder.add_argument("--first", default="", metavar="TAGS", help="to the start, in this order")
+    reorder.add_argument("--last", default="", metavar="TAGS", help="to the end")
+    reorder.add_argument("--sort", default="", choices=("alphabet", "frequency"), help="the rest")
+    reorder.add_argument("--keep", type=int, default=0, metavar="N", help="leave the first N tags when sorting")
+    _edit(actions, "deduplicate", "each tag once", [])
+    underscores = _edit(actions, "underscores", "underscores to spaces", [])
+    underscores.add_argument("--back", action="store_true", help="spaces to underscores instead")
+    underscores.add_argument("--protect", default="", metavar="TAGS", help="tags that stay, such as the trigger")
+    _edit(actions, "brackets", r"escape brackets, as prompts need it", []).add_argument("--plain", action="store_true")
+    save = _edit(actions, "save", "save as UTF-8 what is in another encoding", [])
+    save.add_argument("--read-as", default="", choices=("GBK", "Shift-JIS", "cp1252", "UTF-16", "UTF-8"))
+    _edit(actions, "set", "write one caption", ["picture", "caption"])
+
+    _action(actions, "history", "what was changed, the latest first")
+    _action(actions, "undo", "take back the latest change; files edited since stay")
+
+
+_EXACT = "only this spelling; else case and underscores don't matter"
+
+
+def _action(actions: Any, name: str, words: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=words)
+    parser.add_argument("--ext", default=".txt", metavar="ENDING", help="of caption files")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--with", dest="having", default="", metavar="TAGS", help="only captions with all of these")
+    parser.add_argument("--without", default="", metavar="TAGS", help="only captions with none of these")
+    parser.add_argument("--class", dest="concept", default="", metavar="FOLDER", help="only those of this folder")
+    parser.add_argument("--missing", action="store_true", help="only pictures without a caption")
+    parser.add_argument("--containing", default="", metavar="TEXT", help="only captions with this text")
+    parser.add_argument("--reg", action="store_true", help="regularisation pictures, too")
+
+
+def _edit(actions: Any, name: str, words: str, needed: list[str]) -> argparse.ArgumentParser:
+    parser = _action(actions, name, words + "; shows what would change")
+    for field in needed:
+        parser.add_argument(field, metavar=field.upper())
+    if name != "set":
+        _filters(parser)
+    parser.add_argument("--write", action="store_true", help="write it; `undo` takes it back")
+    parser.add_argument("--all", action="store_true", help="show every change")
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.action in ("history", "undo"):
+        return _history(args) if args.action == "history" else _undo(args)
+    table = captions.open_table(args.folder, args.ext)
+    if not args.json:
+        for line in table.said:
+            print(f"note: {line}")
+    if args.action == "audit":
+        return _audit(args, table)
+    if args.action in ("list", "tags"):
+        return _look(args, table, _chosen(args, table))
+    edit = _made(args)
+    rows = [table.row(args.picture)] if args.action == "set" else _chosen(args, table)
+    wanted = captions.preview(table, edit, rows)
+    applied = captions.apply(table, wanted) if args.write else None
+    return _told(args, wanted, applied)
+
+
+def _chosen(args: argparse.Namespace, table: Table) -> list[Row]:
+    return table.select(
+        tags=edits.tags_of(args.having),
+        without=edits.tags_of(args.without),
+        folder=args.concept,
+        missing=True if args.missing else None,
+        text=args.containing,
+        reg=args.reg,
+    )
+
+
+def _made(args: argparse.Namespace) -> edits.Edit:
+    """The edit that was asked for, checked as a request's is."""
+    given: dict[str, Any] = {}
+    if args.action == "add":
+        place = "after" if args.after else "last" if args.last else "first"
+        given = {"tags": args.tags, "place": place, "after": args.after}
+    elif args.action == "remove":
+        given = {"tags": args.tags, "exact": args.exact}
+    elif args.action == "replace":
+        scope = "text" if args.text else "tag"
+        given = {"find": args.find, "by": args.by, "regex": args.regex, "scope": scope, "exact": args.exact}
+    elif args.action == "reorder":
+        given = {"first": args.first, "last": args.last, "sort": args.sort, "keep": args.keep}
+    elif args.action == "underscores":
+        given = {"to": "underscores" if args.back else "spaces", "protect": args.protect}
+    elif args.action == "brackets":
+        given = {"to": "plain" if args.plain else "escaped"}
+    elif args.action == "save":
+        given = {"read_as": args.read_as}
+    elif args.action == "set":
+        given = {"caption": args.caption}
+    return edits.from_dict({"edit": args.action, **given})
+
+
+def _look(args: argparse.Namespace, table: Table, rows: list[Row]) -> int:
+    if args.action == "list":
+        if args.json:
+            print(json.dumps([row.as_dict() for row in rows], indent=2, ensure_ascii=False))
+        for row in rows if not args.json else ():
+            about = row.problem or ("no caption" if row.missing else "")
+            about = about or ", ".join(filter(None, (row.encoding, row.note)))
+            print(row.as_dict()["name"] + (f"  [{about}]" if about else ""))
+            for line in row.text.split("\n") if row.text else ():
+                print(f"    {line}")
+        return DONE
+    found = table.frequency(rows)
+    if args.json:
+        print(json.dumps(dict(found), indent=2, ensure_ascii=False))
+        return DONE
+    for tag, count in found:
+        print(f"{count:6,}  {tag}")
+    return DONE
+
+
+def _audit(args: argparse.Namespace, table: Table) -> int:
+    findings = audit.audit(table, args.trigger, args.max_token_length)
+    if args.json:
+        print(json.dumps([finding.as_dict() for finding in findings], indent=2, ensure_ascii=False))
+        return DONE
+    for finding in findings:
+        print(f"{'look' if finding.hint else 'wrong'}: {finding.text}")
+        names = [row.as_dict()["name"] for row in finding.rows]
+        if names and finding.kind != "rare":
+            print("    " + ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else ""))
+        if finding.edit:
+            print(f"    mend: {finding.edit.title()}")
+    total = len(table.own)
+    print(f"{total:,} pictures, " + (f"{len(findings)} findings" if findings else "nothing found"))
+    return DONE
+
+
+def _told(args: argparse.Namespace, wanted: Preview, applied: Applied | None) -> int:
+    """What would be, or was written."""
+    failed = applied is not None and bool(applied.problems)
+    if args.json:
+        print(json.dumps(_report(wanted, applied), indent=2, ensure_ascii=False))
+        return BAD_INPUT if failed else DONE
+    shown_changes = wanted.changes if args.all else wanted.changes[:_MOST]
+    for change in shown_changes:
+        print(shown(str(change.file)) + (f"  [{change.note}]" if change.note else ""))
+        if change.before is not None:
+            print(f"  - {change.before}")
+        print(f"  + {change.after}")
+    if len(shown_changes) < len(wanted.changes):
+        print(f"and {len(wanted.changes) - len(shown_changes)} more; --all shows them")
+    for line in wanted.skipped:
+        print(f"warning: left out, {line}")
+    if applied is None:
+        print(f"{wanted.title}: {len(wanted.changes)} captions would change; --write writes them")
+        return DONE
+    for path in applied.changed:
+        print(f"warning: {shown(str(path))} was changed meanwhile and stays as it is")
+    for problem in applied.problems:
+        print(f"warning: {problem}")
+    print(f"{wanted.title}: {len(applied.written)} captions written; undo takes it back")
+    return BAD_INPUT if failed else DONE
+
+
+def _report(wanted: Preview, applied: Applied | None) -> dict[str, Any]:
+    changes = [
+        {"file": str(one.file), "before": one.before, "after": one.after, "note": one.note} for one in wanted.changes
+    ]
+    report: dict[str, Any] = {"title": wanted.title, "changes": changes, "skipped": list(wanted.skipped)}
+    if applied:
+        report["written"] = len(applied.written)
+        report["changed_meanwhile"] = [str(path) for path in applied.changed]
+        report["problems"] = [str(problem) for problem in applied.problems]
+    return report
+
+
+def _history(args: argparse.Namespace) -> int:
+    entries = captions.journal_of(args.folder).entries()
+    if args.json:
+        rows = [{"id": e.id, "title": e.title, "time": e.time, "files": e.files, "undone": e.undone} for e in entries]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return DONE
+    for entry in entries:
+        at = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.time))
+        print(f"{entry.id:4}  {at}  {entry.files:5,} files  {entry.title}" + ("  (taken back)" if entry.undone else ""))
+    if not entries:
+        print("nothing was changed yet")
+    return DONE
+
+
+def _undo(args: argparse.Namespace) -> int:
+    undone = captions.undo(Path(args.folder))
+    if args.json:
+        restored, changed = ([str(path) for path in paths] for paths in (undone.restored, undone.changed))
+        print(json.dumps({"title": undone.entry.title, "restored": restored, "changed": changed}, indent=2))
+        return DONE
+    for path in undone.changed:
+        print(f"warning: {shown(str(path))} was edited since and stays as it is")
+    print(f"taken back: {undone.entry.title}: {len(undone.restored)} files")
+    return DONE

@@ -1,0 +1,234 @@
+"""`project`, `scan` and `crop` on the command line: from a folder of pictures to a set worth training on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..dataset.folders import existing, shown
+from ..errors import DONE, UserError
+from ..paths import ROOT
+from . import project as projects
+from .project import Opened, Project
+
+_ACTIONS = {
+    "make": "make image/, models/, log/ and reg/, or what is missing of them",
+    "list": "the projects that were opened; with FOLDER, what lies in that one",
+    "add": "let a project use the pictures of OTHER where they are",
+    "drop": "use those of OTHER no longer",
+    "leave-out": "don't train on OTHER, a folder of the project's",
+    "use": "train on OTHER again",
+    "history": "what was changed in a project",
+    "undo": "take the latest change back",
+}
+
+
+def add_arguments(verbs: argparse._SubParsersAction) -> None:
+    """Declare the verbs."""
+    parser = verbs.add_parser(
+        "project",
+        help="make and list projects, and undo what was changed in them",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(f"{name:9}  {text}" for name, text in _ACTIONS.items()),
+    )
+    parser.add_argument("action", choices=list(_ACTIONS))
+    parser.add_argument("folder", nargs="?", help="a project, its image/, a <repeats>_<name> folder, or pictures")
+    parser.add_argument("other", nargs="?", help="another folder of pictures")
+    parser.add_argument("--data-dir", type=Path, default=ROOT / "outputs", metavar="FOLDER", help="holds the list")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_project)
+
+    parser = verbs.add_parser("scan", help="look at every picture: sizes, broken, alike, blurred, black and white")
+    parser.add_argument("folder", help="a project or any folder of pictures")
+    parser.add_argument(
+        "--near", type=int, default=8, metavar="BITS", help="of 64 that may differ between like pictures"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_scan)
+
+    parser = verbs.add_parser("crop", help="cut pictures into a <repeats>_<name> folder of a project")
+    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="pictures, or folders of them")
+    parser.add_argument("--project", required=True, help="the project that gets the results")
+    parser.add_argument("--into", required=True, metavar="NAME", help='such as "10_hina"; with --way parts: its end')
+    ways = ("focal", "centre", "split", "head", "parts", "box", "whole")
+    parser.add_argument("--way", choices=ways, default="focal", help="which part (default: focal)")
+    parser.add_argument("--shape", default="1:1", help="width to height, for focal, centre and split (default: 1:1)")
+    parser.add_argument("--box", metavar="L,T,W,H", help="left, top, width, height in pixels, for box")
+    parser.add_argument("--overlap", type=float, default=0.2, help="of neighbours, for split (default: 0.2)")
+    parser.add_argument("--shoulder", type=float, default=0.6, help="below the head, in faces (default: 0.6)")
+    parser.add_argument("--side", type=int, help="pixels of the shorter side: 512, 768, 1024… (default: as it is)")
+    parser.add_argument("--background", default="white", help="below what is transparent (default: white)")
+    parser.add_argument(
+        "--alpha", choices=("flat", "mask", "keep"), default="flat", help="what becomes of transparency"
+    )
+    parser.add_argument("--no-captions", action="store_true", help="don't copy the text files")
+    parser.add_argument("--detector", default="", help="yunet, retinaface or haar (default: the best there is)")
+    parser.add_argument("--models", type=Path, action="append", default=[], help="folder of face detectors' models")
+    parser.set_defaults(run=_crop)
+
+
+def _project(args: argparse.Namespace) -> int:
+    if args.action == "list" and not args.folder:
+        return _recent(args)
+    if not args.folder:
+        raise UserError("no folder is given", where=args.action, remedy="Give the project's folder")
+    opened = projects.make(args.folder) if args.action == "make" else projects.open_project(args.folder)
+    project = opened.project
+    assert project is not None
+    said = list(opened.said)
+    if args.action in ("add", "drop", "leave-out", "use"):
+        said += _changed(project, args)
+    if args.action == "undo":
+        undone = project.journal.undo()
+        said.append(f"undone: {undone.entry.title}, {len(undone.restored)} files")
+        said += [f"changed since, so it stays: {shown(str(path))}" for path in undone.changed]
+    projects.remember(args.data_dir, project)
+    if args.json:
+        print(json.dumps(_described(opened, said), indent=2))
+        return DONE
+    for line in (*said, str(project.root), *(_history(project) if args.action == "history" else _folders(project))):
+        print(line)
+    return DONE
+
+
+def _changed(project: Project, args: argparse.Namespace) -> Sequence[str]:
+    if not args.other:
+        raise UserError("no other folder is given", where=args.action, remedy="Give it behind the project's")
+    if args.action == "add":
+        return projects.add(project, args.other)
+    if args.action == "drop":
+        projects.drop(project, args.other)
+    else:
+        projects.use(project, args.other, args.action == "use")
+    return ()
+
+
+def _recent(args: argparse.Namespace) -> int:
+    found = projects.recent(args.data_dir)
+    if args.json:
+        rows = [{"id": r.project.id, "root": str(r.project.root), "opened": r.opened, "there": r.there} for r in found]
+        print(json.dumps(rows, indent=2))
+        return DONE
+    for row in found:
+        print(f"{_moment(row.opened)}  {shown(str(row.project.root))}{'' if row.there else '  (no longer there)'}")
+    if not found:
+        print("no project was opened yet")
+    return DONE
+
+
+def _described(opened: Opened, said: list[str]) -> dict[str, Any]:
+    project = opened.project
+    assert project is not None
+    concepts = [
+        {
+            "folder": str(c.folder),
+            "name": c.name,
+            "repeats": c.repeats,
+            "pictures": len(c.pictures),
+            "is_reg": c.is_reg,
+            "elsewhere": c.elsewhere,
+            "used": c.used,
+        }
+        for c in project.concepts()
+    ]
+    changes = [
+        {"id": e.id, "title": e.title, "time": e.time, "files": e.files, "undone": e.undone}
+        for e in project.journal.entries()
+    ]
+    head = {"kind": opened.kind, "id": project.id, "root": str(project.root), "said": said}
+    return {**head, "concepts": concepts, "changes": changes}
+
+
+def _folders(project: Project) -> list[str]:
+    lines = []
+    for c in project.concepts():
+        notes = [("regularisation", c.is_reg), ("elsewhere", c.elsewhere), ("left out", not c.used)]
+        told = ", ".join(name for name, is_so in notes if is_so)
+        lines.append(f"  {shown(c.folder.name)}: {len(c.pictures):,} pictures{f' ({told})' if told else ''}")
+    return lines or ["  no pictures yet"]
+
+
+def _history(project: Project) -> list[str]:
+    entries = project.journal.entries()
+    return [f"  {_moment(e.time)}  {e.title}, {e.files} files{'  (undone)' if e.undone else ''}" for e in entries] or [
+        "  nothing was changed yet"
+    ]
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _scan(args: argparse.Namespace) -> int:
+    from .scan import scan
+
+    if not 0 <= args.near <= 31:
+        raise UserError(f"{args.near} is not between 0 and 31", where="near", remedy="8 is usual")
+    opened = projects.understand(args.folder)
+    project = opened.project if opened.kind in ("project", "image") else None
+    report = scan(project.root if project else opened.folder, project.scan_cache if project else None, near=args.near)
+    if args.json:
+        print(json.dumps(report.as_dict(), indent=1))
+        return DONE
+    for line in report.lines():
+        print(line)
+    return DONE
+
+
+def _crop(args: argparse.Namespace) -> int:
+    from . import crops
+
+    project = projects.open_project(args.project).project
+    assert project is not None
+    pictures = [picture for path in args.pictures for picture in _pictures(path)]
+    cuts, problems = _cuts(args, pictures)
+    options = crops.Options(args.side, args.background, args.alpha, not args.no_captions)
+    made = crops.make(project, cuts, options)
+    for path in made.pictures:
+        print(shown(str(path.relative_to(project.root))))
+    for note in made.notes:
+        print(f"warning: {note}")
+    for problem in (*problems, *made.problems):
+        print(f"left out: {problem}", file=sys.stderr)
+    print(f"{len(made.pictures)} pictures made; `project undo` takes them back")
+    return DONE
+
+
+def _cuts(args: argparse.Namespace, pictures: list[Path]) -> tuple[Any, Any]:
+    from . import crops, faces
+
+    if args.way == "whole":
+        return [crops.Cut(picture, args.into) for picture in pictures], []
+    if args.way == "box":
+        return [crops.Cut(picture, args.into, _box(args.box)) for picture in pictures], []
+    if args.way in ("head", "parts"):
+        detect = faces.detector(args.detector, args.models).detect
+        if args.way == "head":
+            return crops.heads(pictures, detect, args.into, args.shoulder)
+        names = {part: f"{args.into} {part}" for part in ("face", "clothes", "shoes", "body")}
+        return crops.persons(pictures, detect, names)
+    return crops.shaped(pictures, args.into, crops.ratio(args.shape), args.way, args.overlap)
+
+
+def _box(text: str | None) -> Any:
+    from .crops import Box
+
+    try:
+        return Box(*(int(part) for part in (text or "").split(",")))
+    except (ValueError, TypeError):
+        raise UserError(f"{text!r} is no box", where="--box", remedy="Write left,top,width,height in pixels") from None
+
+
+def _pictures(path: Path) -> list[Path]:
+    """The pictures that a path given by hand means."""
+    from ..dataset.folders import list_folder
+
+    if not path.is_file():
+        path = existing(path, "pictures")
+        return list_folder(path).pictures
+    return [path]

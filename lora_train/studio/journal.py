@@ -1,0 +1,287 @@
+"""What the studio changed on disk: listed, and taken back step by step, after a restart too.
+
+One file of JSON lines for each change, below <project>/.studio/journal. A step is written there before it is done, so
+that a process killed in the midst of a change leaves nothing that can't be undone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import replace_file
+
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One change. time: seconds since 1970; files: how many files it wrote or moved; whole: it came to its end."""
+
+    id: int
+    title: str
+    time: float
+    files: int
+    undone: bool
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Undone:
+    """What undoing did: files that are as they were before, and files that were edited since and stay as they are."""
+
+    entry: Entry
+    restored: tuple[Path, ...]
+    changed: tuple[Path, ...]
+
+
+class Change:
+    """A change that is being made; see `Journal.change`. Every method raises UserError, and then did nothing."""
+
+    def __init__(self, root: Path, handle: Any) -> None:
+        self._root, self._handle = root, handle
+        self.steps = 0
+
+    def create(self, path: Path, save: Callable[[Path], None]) -> Path:
+        """A new file that `save(temporary)` writes; never in the place of another. Returns `path`."""
+        if os.path.lexists(path):
+            raise UserError("there is a file of that name", where=path, remedy="Choose another name")
+        self._folders(path.parent)
+        with replace_file(path) as temporary:
+            save(temporary)
+            self._note({"op": "write", "path": self._name(path), "before": None, "after": _digest_of(temporary)})
+        return path
+
+    def copy(self, source: Path, target: Path) -> Path:
+        """A new file with what another holds."""
+        return self.create(target, lambda temporary: _copy(source, temporary))
+
+    def write(self, path: Path, data: bytes) -> Path:
+        """A file of these bytes, new or in the place of what is there, which the journal keeps. For small files."""
+        before = path.read_bytes() if path.is_file() else None
+        if before == data:
+            return path
+        kept = None if before is None else base64.b64encode(before).decode("ascii")
+        self._folders(path.parent)
+        self._note({"op": "write", "path": self._name(path), "before": kept, "after": hashlib.sha256(data).hexdigest()})
+        with replace_file(path) as temporary:
+            temporary.write_bytes(data)
+        return path
+
+    def move(self, source: Path, target: Path) -> Path:
+        """A file or folder of the project gets another name in it; never that of another."""
+        for path in (source, target):
+            if not _inside(path, self._root):
+                raise UserError("it is outside the project", where=path, remedy="Choose a place in the project")
+        if os.path.lexists(target):
+            raise UserError("there is a file of that name", where=target, remedy="Choose another name")
+        self._folders(target.parent)
+        self._note({"op": "move", "path": self._name(source), "to": self._name(target)})
+        _rename(source, target)
+        return target
+
+    def _folders(self, folder: Path) -> None:
+        """Make `folder`, and note which ones were not there."""
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        for path in reversed(missing):
+            self._note({"op": "folder", "path": self._name(path)})
+            try:
+                path.mkdir(exist_ok=True)
+            except OSError as error:
+                remedy = "Check the folder's permissions"
+                raise UserError(f"the folder can't be made ({error.strerror})", where=path, remedy=remedy) from error
+
+    def _name(self, path: Path) -> str:
+        path = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would lose the names of links
+        return path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else str(path)
+
+    def _note(self, step: dict[str, Any]) -> None:
+        _append(self._handle, step)
+        self.steps += step["op"] != "folder"
+
+
+class Journal:
+    """The changes of one project."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = Path(os.path.abspath(root))  # noqa: PTH100
+        self._folder = self._root / ".studio" / "journal"
+
+    @contextmanager
+    def change(self, title: str) -> Iterator[Change]:
+        """Everything done through the Change inside is undone together; so is what was done when it fails."""
+        number, handle = self._begin()
+        with handle:
+            change = Change(self._root, handle)
+            _append(handle, {"title": title, "time": time.time()})
+            try:
+                yield change
+                if change.steps:
+                    _append(handle, {"end": True})
+            finally:
+                steps = change.steps
+        if not steps:
+            self._path(number).unlink(missing_ok=True)
+
+    def entries(self) -> list[Entry]:
+        """All changes, the latest first."""
+        numbers = sorted((int(p.stem) for p in self._folder.glob("*.jsonl") if p.stem.isdecimal()), reverse=True)
+        return [_entry(number, self._lines(number)) for number in numbers]
+
+    def undo(self, number: int | None = None) -> Undone:
+        """Take back a change, the latest one that isn't undone when no number is given. What was edited since stays.
+
+        Raises UserError where there is none, or where a later change touched the same files.
+        """
+        open_entries = [entry for entry in self.entries() if not entry.undone]
+        entry = next((e for e in open_entries if number in (None, e.id)), None)
+        if entry is None:
+            raise UserError("there is nothing to undo", where="journal", remedy="Look at the list of changes")
+        steps = [line for line in self._lines(entry.id) if "op" in line]
+        own = _touched(steps)
+        for later in open_entries[: open_entries.index(entry)]:
+            if own & _touched(self._lines(later.id)):
+                what = f'a later change, "{later.title}", touched the same files'
+                raise UserError(what, where=entry.title, remedy="Undo that one first")
+        restored: list[Path] = []
+        changed: list[Path] = []
+        for step in reversed(steps):
+            self._take_back(step, restored, changed)
+        with open(self._path(entry.id), "a", encoding="utf-8", newline="\n") as handle:
+            handle.write("\n" if not self._path(entry.id).read_bytes().endswith(b"\n") else "")
+            _append(handle, {"undone": time.time()})
+        return Undone(entry, tuple(restored), tuple(changed))
+
+    def _take_back(self, step: dict[str, Any], restored: list[Path], changed: list[Path]) -> None:
+        path = self._place(step["path"], step["op"] == "write")
+        if step["op"] == "folder":
+            if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+                path.rmdir()
+        elif step["op"] == "move":
+            target = self._place(step["to"], False)
+            if os.path.lexists(path):
+                changed += [path] if os.path.lexists(target) else []
+            elif os.path.lexists(target):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _rename(target, path)
+                restored.append(path)
+        elif step["op"] == "write":
+            before = None if step["before"] is None else base64.b64decode(step["before"])
+            now = _digest_of(path) if path.is_file() else None
+            if now == (None if before is None else hashlib.sha256(before).hexdigest()):
+                return
+            if now != step["after"]:
+                changed.append(path)
+                return
+            _put_back(path, before)
+            restored.append(path)
+
+    def _place(self, name: str, anywhere: bool) -> Path:
+        """Where a noted path is. Only files whose contents are checked may lie outside the project."""
+        path = Path(os.path.normpath(self._root / name))
+        if not anywhere and not _inside(path, self._root):
+            raise UserError("the journal names a place outside the project", where=name, remedy="Remove that journal")
+        return path
+
+    def _begin(self) -> tuple[int, Any]:
+        number = max((int(p.stem) for p in self._folder.glob("*.jsonl") if p.stem.isdecimal()), default=0)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            while True:
+                number += 1
+                try:
+                    return number, open(self._path(number), "x", encoding="utf-8", newline="\n")
+                except FileExistsError:
+                    continue  # another process took it
+        except OSError as error:
+            remedy = "Check the folder's permissions"
+            raise UserError(
+                f"the journal can't be written ({error.strerror})", where=self._folder, remedy=remedy
+            ) from error
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:06d}.jsonl"
+
+    def _lines(self, number: int) -> list[dict[str, Any]]:
+        """A line that a kill cut off is passed over: its step wasn't done either."""
+        found = []
+        cut = 0
+        for place, line in enumerate(self._path(number).read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                cut = place
+            if cut and cut < place and "op" in found[-1]:
+                what = f"line {cut} can't be understood"
+                raise UserError(what, where=self._path(number), remedy="Mend or remove the file")
+        return found
+
+
+def _entry(number: int, lines: list[dict[str, Any]]) -> Entry:
+    head: dict[str, Any] = lines[0] if lines and "title" in lines[0] else {"title": "?", "time": 0.0}
+    steps = sum(line.get("op") in ("write", "move") for line in lines)
+    undone, whole = (any(name in line for line in lines) for name in ("undone", "end"))
+    return Entry(number, head["title"], head["time"], steps, undone, whole)
+
+
+def _touched(lines: list[dict[str, Any]]) -> set[str]:
+    named = (line for line in lines if line.get("op") in ("write", "move"))
+    return {line[key] for line in named for key in ("path", "to") if key in line}
+
+
+def _append(handle: Any, line: dict[str, Any]) -> None:
+    try:
+        handle.write(json.dumps(line, ensure_ascii=True) + "\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    except OSError as error:
+        remedy = "Free some space or check the folder's permissions"
+        raise UserError(f"the journal can't be written ({error.strerror})", where=handle.name, remedy=remedy) from error
+
+
+def _put_back(path: Path, before: bytes | None) -> None:
+    if before is not None:
+        with replace_file(path) as temporary:
+            temporary.write_bytes(before)
+        return
+    try:
+        path.unlink()
+    except OSError as error:
+        remedy = "Check the folder's permissions"
+        raise UserError(f"the file can't be removed ({error.strerror})", where=path, remedy=remedy) from error
+
+
+def _rename(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError as error:
+        raise UserError(
+            f"it can't be renamed ({error.strerror})", where=source, remedy="Check its permissions"
+        ) from error
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as old, target.open("wb") as new:
+        while chunk := old.read(_CHUNK):
+            new.write(chunk)
+
+
+def _digest_of(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()
+
+
+def _inside(path: Path, root: Path) -> bool:
+    return Path(os.path.normpath(path.absolute())).is_relative_to(root)

@@ -1,0 +1,136 @@
+"""`plan-style` and `plan-person` on the command line: repeats, epochs and folder names before there are folders."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ..dataset.folders import scan
+from ..errors import DONE, UserError
+from ..plan.cli import table
+from . import person_plan, style_plan
+from .person_plan import Part, PersonPlan
+from .style_plan import Counts, Rules, StylePlan
+
+
+def add_arguments(verbs: argparse._SubParsersAction) -> None:
+    """Declare both verbs."""
+    style = verbs.add_parser("plan-style", help="the smallest repeats that balance a style's folders")
+    style.add_argument("--main", type=int, default=0, metavar="N", help="main visuals")
+    style.add_argument("--face", type=int, default=0, metavar="N", help="faces")
+    style.add_argument("--full", type=int, default=0, metavar="N", help="full bodies")
+    style.add_argument("--class", dest="more", action="append", default=[], metavar="NAME=N", help="another class")
+    style.add_argument("--variants", default="", metavar="N,N,…", help="sizes of the groups of near-duplicates")
+    style.add_argument("--grey", type=int, default=0, metavar="N", help="how many of all have no colour")
+    style.add_argument("--grey-style", action="store_true", help="the style is black and white itself")
+    style.add_argument("--no-flipped", action="store_true", help="no mirrored copies are made")
+    style.add_argument("--tolerance", type=float, default=Rules.tolerance, metavar="T", help="of main : face = 4 (0.2)")
+    style.add_argument("--name", default="", help="put before the class in the folders' names")
+    style.add_argument("--repeats", action="append", default=[], metavar="CLASS=N", help="judge these instead")
+    style.add_argument("--json", action="store_true", help="print JSON")
+    style.set_defaults(run=_style)
+
+    person = verbs.add_parser("plan-person", help="steps from repeats and epochs, and backwards")
+    person.add_argument(
+        "concepts", nargs="+", metavar="NAME=PICTURES[:REPEATS[:REG]]", help="or one folder that is there already"
+    )
+    person.add_argument("--steps", type=int, metavar="N", help="find the repeats that make about N steps")
+    person.add_argument("--keep-repeats", action="store_true", help="with --steps: find the epochs instead")
+    person.add_argument("--epochs", type=int, default=10, metavar="N", help="(10)")
+    person.add_argument("--batch", type=int, default=1, metavar="N", help="(1)")
+    person.add_argument("--json", action="store_true", help="print JSON")
+    person.set_defaults(run=_person)
+
+
+def _style(args: argparse.Namespace) -> int:
+    values: dict[str, Any] = {"main": args.main, "face": args.face, "grey": args.grey, **_pairs("--class", args.more)}
+    if args.full:
+        values["full"] = args.full
+    try:
+        values["variants"] = [int(size) for size in args.variants.split(",") if size.strip()]
+    except ValueError:
+        raise UserError(f"{args.variants!r} is no list", where="--variants", remedy="Write 2,4") from None
+    counts = Counts.from_dict({**values, "flipped": not args.no_flipped, "colour": not args.grey_style})
+    rules = Rules(tolerance=args.tolerance)
+    prefix = person_plan.clean(args.name)
+    classes = (style_plan.MAIN, style_plan.FACE, *counts.others, style_plan.VARIANTS)
+    names = {name: f"{prefix} {name}" for name in classes} if prefix else None
+    own = _pairs("--repeats", args.repeats)
+    made = style_plan.evaluate(counts, own, rules, names) if own else style_plan.plan(counts, rules, names)
+    if args.json:
+        print(json.dumps(made.as_dict(), indent=2, ensure_ascii=False))
+        return DONE
+    for line in _style_lines(made):
+        print(line)
+    return DONE
+
+
+def _style_lines(made: StylePlan) -> list[str]:
+    rows = [[one.folder, one.pictures, one.files, one.uses] for one in made.classes]
+    lines = table(["folder", "pictures", "files", "uses"], rows)
+    lines += ["", *(f"{'kept  ' if rule.kept else 'BROKEN'}  {rule.name}: {rule.text}" for rule in made.rules)]
+    if copied := [copies for copies in made.copies if max(copies) > 1]:
+        more = sum(map(sum, copied)) - sum(map(len, copied))
+        lines.append(f"variants: {len(copied)} groups get copies, {more} files in all")
+    if made.mends:
+        lines += ["", "each of these mends it:", *(f"  {mend.text}" for mend in made.mends)]
+    return lines
+
+
+def _person(args: argparse.Namespace) -> int:
+    if len(args.concepts) == 1 and Path(args.concepts[0]).is_dir():
+        parts = person_plan.of_dataset(scan(args.concepts[0]))
+    else:
+        parts = [_part(text) for text in args.concepts]
+    if args.steps and args.keep_repeats:
+        made = person_plan.with_epochs(parts, args.steps, args.batch)
+    elif args.steps:
+        made = person_plan.with_repeats(parts, args.steps, args.epochs, args.batch)
+    else:
+        made = person_plan.plan(parts, args.epochs, args.batch)
+    if args.json:
+        print(json.dumps(made.as_dict(), indent=2, ensure_ascii=False))
+        return DONE
+    for line in _person_lines(made):
+        print(line)
+    return DONE
+
+
+def _person_lines(made: PersonPlan) -> list[str]:
+    rows: list[list[Any]] = [
+        [f"image/{one.folder}", one.pictures, one.repeats, one.pictures * one.repeats] for one in made.folders
+    ]
+    rows += [
+        [f"reg/{one.reg_folder}", one.reg, one.reg_repeats, one.reg * one.reg_repeats]
+        for one in made.folders
+        if one.reg
+    ]
+    over = f" ÷ {made.batch_size}" if made.batch_size > 1 else ""
+    return [
+        *table(["folder", "pictures", "repeats", "images"], rows),
+        "",
+        f"{made.images:,} images{over} = {made.steps_per_epoch:,} steps an epoch; "
+        f"{made.epochs:,} epochs, {made.steps:,} steps in all",
+        *(f"note: {note}" for note in made.notes),
+    ]
+
+
+def _part(text: str) -> Part:
+    name, _, numbers = text.rpartition("=")
+    try:
+        return Part(name.strip(), *[int(number) for number in numbers.split(":", 2)])
+    except ValueError:
+        remedy = 'Write it as "hina woman=20:100:500"; or name a folder that is there'
+        raise UserError("it is no NAME=PICTURES[:REPEATS[:REG]]", where=text, remedy=remedy) from None
+
+
+def _pairs(option: str, texts: list[str]) -> dict[str, int]:
+    found = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        if not name or not number.strip().isdecimal():
+            raise UserError(f"{text!r} is no NAME=N", where=option, remedy="Write it as main=4")
+        found[name.strip()] = int(number)
+    return found
