@@ -1,4 +1,4 @@
-"""`python -m bench`: compare, profile, cache, scan, grid."""
+"""`python -m bench`: compare, profile, cache, scan, grid, bake."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_train.errors import UserError
 
-from . import cache, compare, grid, scan
+from . import bake, cache, compare, grid, scan
 
 
 def _profile(args: argparse.Namespace) -> dict[str, Any]:
@@ -50,6 +50,10 @@ def main() -> int:
     cells = verbs.add_parser("grid", help="the time of a grid against that of its pictures alone")
     grid.add_arguments(cells)
     cells.set_defaults(measure=grid.measure)
+
+    sums = verbs.add_parser("bake", help="sums of LoRAs: error, time and memory, beside SuperMerger's and sd-scripts'")
+    bake.add_arguments(sums)
+    sums.set_defaults(measure=bake.measure)
 
     args = parser.parse_args()
     try:

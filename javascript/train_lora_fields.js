@@ -175,7 +175,7 @@
       element.classList.add("train-lora-wrong");
       element.append(make("p", { class: "train-lora-error", role: "alert" }, text));
       item.classList.add("train-lora-link");
-      item.addEventListener("click", () => goTo(element));
+      item.tabIndex = 0;
     }
   }
 
@@ -268,9 +268,15 @@
     if (event.target.closest("#train_lora_find")) search(event.target.value);
     setTimeout(sync, 50);
   }, true);
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && event.target.matches?.("#train_lora li.train-lora-link")) event.target.click();
+  });
   document.addEventListener("click", (event) => {
     if (!ours(event)) return;
     if (event.target.closest("#train_lora_check")) report();
+    const told = event.target.closest('.train-lora-box[data-kind="error"] li[data-field]');
+    const field = told && find(told.dataset.field);
+    if (field) goTo(field);
     [100, 600, 1500].forEach((delay) => setTimeout(sync, delay));
   }, true);
   mount();

@@ -70,7 +70,7 @@
   function drawInterrupted(part, status) {
     const waiting = toResume(status);
     lora.list(part.interrupted, waiting, (job) => JSON.stringify([job.id, job.state]), (job) => make("div", { class: "train-lora-box", "data-kind": "note" },
-      make("p", {}, job.state === "paused"
+      make("p", {}, job.state === "paused" && !job.total ? t("{name} is paused.", { name: job.name }) : job.state === "paused"
         ? t("{name} is paused at step {step} of {total}.", { name: job.name, step: count(job.step), total: count(job.total) })
         : t("{name} was interrupted at step {step} of {total}. It can go on from where it was saved.", { name: job.name, step: count(job.step), total: count(job.total) })),
       make("span", { class: "train-lora-buttons" },

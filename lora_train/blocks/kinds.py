@@ -75,7 +75,7 @@ def read(file: LoraFile, module: Module, weight: Weight | None = None) -> Delta:
         delta = reader(parts, module.name, weight)
         return _decomposed(delta, parts["magnitude"], module.name, weight) if module.is_dora else delta
     except (RuntimeError, ValueError, IndexError):
-        shapes = ", ".join(f"{part} {list(tensor.shape)}" for part, tensor in parts.items() if tensor.dim())
+        shapes = ", ".join(f"{part} {list(tensor.shape)}" for part, tensor in sorted(parts.items()) if tensor.dim())
         what = f"the tensors of {module.name} don't fit: {shapes}"
         remedy = "The file is damaged, or made for another checkpoint" if weight else "The file is damaged"
         raise UserError(what, where=file.path, remedy=remedy) from None

@@ -30,7 +30,8 @@ class Row:
     """A picture and its caption. file: where the caption is, or would be written; folder: the name of its class.
 
     text: all lines, "" where there are none; encoding: "" for UTF-8, else what it was read as; note: what to look at;
-    problem: why the file can't be read; digest: of the file's bytes, "" where there is no file.
+    problem: why the file can't be read; digest: of the file's bytes, "" where there is no file; state: (time of change
+    in ns, bytes) of the file.
     """
 
     picture: Path
@@ -43,6 +44,7 @@ class Row:
     note: str = ""
     problem: str = ""
     digest: str = ""
+    state: tuple[int, int] | None = None
 
     @property
     def missing(self) -> bool:
@@ -193,19 +195,20 @@ class Table:
         return found[0]
 
 
-def open_table(folder: str | Path, extension: str = ".txt") -> Table:
+def open_table(folder: str | Path, extension: str = ".txt", known: Table | None = None) -> Table:
     """The captions of a project, its image/ folder, a <repeats>_<name> folder, or a folder of pictures.
 
-    Raises UserError where no pictures are.
+    known: a table of before; what has not changed since isn't read again. Raises UserError where no pictures are.
     """
     if not extension.strip("."):
         raise UserError("no ending is given", where="extension", remedy="Give one such as .txt")
     ending = "." + extension.lstrip(".")
     root, found, said = _folders(folder)
+    before = {row.picture: row for row in known.rows} if known else {}
     rows: list[Row] = []
     orphans: list[Path] = []
     for listing, concept, is_reg in found:
-        own = _rows(listing, concept, is_reg, ending)
+        own = _rows(listing, concept, is_reg, ending, before)
         rows += own
         used = {row.file for row in own}
         orphans += [path for path in listing.others.values() if path.name.endswith(ending) and path not in used]
@@ -313,16 +316,29 @@ def _words(folder: Path) -> str:
 # Reading
 
 
-def _rows(listing: Listing, concept: str, is_reg: bool, ending: str) -> list[Row]:
+def _rows(listing: Listing, concept: str, is_reg: bool, ending: str, before: dict[Path, Row]) -> list[Row]:
     rows = []
     for picture in listing.pictures:
         file = folders.caption_file(listing, picture, ending)
         row = Row(picture, file or picture.with_name(picture.stem + ending), listing.folder.name, concept, is_reg)
-        rows.append(_read(row) if file else row)
+        old = before.get(picture)
+        if file and old and old.file == file and old.is_reg == is_reg and old.state == _state(file) is not None:
+            rows.append(old)
+        else:
+            rows.append(_read(row) if file else row)
     return rows
 
 
+def _state(file: Path) -> tuple[int, int] | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
 def _read(row: Row) -> Row:
+    row = replace(row, state=_state(row.file))
     try:
         data = captions.read_bytes(row.file)
     except UserError as error:

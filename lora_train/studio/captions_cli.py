@@ -170,7 +170,7 @@ def _audit(args: argparse.Namespace, table: Table) -> int:
         if finding.edit:
             print(f"    mend: {finding.edit.title()}")
     total = len(table.own)
-    print(f"{total:,} pictures, " + (f"{len(findings)} findings" if findings else "nothing found"))
+    print(f"{total:,} pictures, " + (f"{_many(len(findings), 'finding')}" if findings else "nothing found"))
     return DONE
 
 
@@ -191,13 +191,13 @@ def _told(args: argparse.Namespace, wanted: Preview, applied: Applied | None) ->
     for line in wanted.skipped:
         print(f"warning: left out, {line}")
     if applied is None:
-        print(f"{wanted.title}: {len(wanted.changes)} captions would change; --write writes them")
+        print(f"{wanted.title}: {_many(len(wanted.changes), 'caption')} would change; --write writes them")
         return DONE
     for path in applied.changed:
         print(f"warning: {shown(str(path))} was changed meanwhile and stays as it is")
     for problem in applied.problems:
         print(f"warning: {problem}")
-    print(f"{wanted.title}: {len(applied.written)} captions written; undo takes it back")
+    print(f"{wanted.title}: {_many(len(applied.written), 'caption')} written; undo takes it back")
     return BAD_INPUT if failed else DONE
 
 
@@ -235,5 +235,9 @@ def _undo(args: argparse.Namespace) -> int:
         return DONE
     for path in undone.changed:
         print(f"warning: {shown(str(path))} was edited since and stays as it is")
-    print(f"taken back: {undone.entry.title}: {len(undone.restored)} files")
+    print(f"taken back: {undone.entry.title}: {_many(len(undone.restored), 'file')}")
     return DONE
+
+
+def _many(number: int, word: str) -> str:
+    return f"{number:,} {word}" + ("" if number == 1 else "s")

@@ -171,7 +171,10 @@ def _scan(args: argparse.Namespace) -> int:
         raise UserError(f"{args.near} is not between 0 and 31", where="near", remedy="8 is usual")
     opened = projects.understand(args.folder)
     project = opened.project if opened.kind in ("project", "image") else None
-    report = scan(project.root if project else opened.folder, project.scan_cache if project else None, near=args.near)
+    if project:
+        report = scan(project.root, project.scan_cache, near=args.near, parts=project.parts())
+    else:
+        report = scan(opened.folder, near=args.near)
     if args.json:
         print(json.dumps(report.as_dict(), indent=1))
         return DONE

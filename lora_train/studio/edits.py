@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any, Protocol
 
 from ..errors import UserError
@@ -51,6 +52,7 @@ def joined(parts: Parts) -> str:
     return f" {MARK} ".join(", ".join(part) for part in parts).strip()
 
 
+@lru_cache(maxsize=65536)
 def key(tag: str) -> str:
     """What tags have in common that differ in case, underscores, spaces and escaped brackets alone."""
     tag = _ESCAPED.sub(r"\1", tag).casefold()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..dataset.images import SUFFIXES
 from ..errors import UserError
 from ..files import replace_file
 
@@ -55,6 +56,7 @@ class Change:
         """A new file that `save(temporary)` writes; never in the place of another. Returns `path`."""
         if os.path.lexists(path):
             raise UserError("there is a file of that name", where=path, remedy="Choose another name")
+        self._reachable(path)
         self._folders(path.parent)
         with replace_file(path) as temporary:
             save(temporary)
@@ -67,6 +69,7 @@ class Change:
 
     def write(self, path: Path, data: bytes) -> Path:
         """A file of these bytes, new or in the place of what is there, which the journal keeps. For small files."""
+        self._reachable(path)
         before = path.read_bytes() if path.is_file() else None
         if before == data:
             return path
@@ -88,6 +91,11 @@ class Change:
         self._note({"op": "move", "path": self._name(source), "to": self._name(target)})
         _rename(source, target)
         return target
+
+    def _reachable(self, path: Path) -> None:
+        """Raise UserError where undoing would refuse to go."""
+        if not _inside(path, self._root) and not _beside_a_picture(path):
+            raise UserError("it is outside the project", where=path, remedy="Choose a place in the project")
 
     def _folders(self, folder: Path) -> None:
         """Make `folder`, and note which ones were not there."""
@@ -185,10 +193,10 @@ class Journal:
             _put_back(path, before)
             restored.append(path)
 
-    def _place(self, name: str, anywhere: bool) -> Path:
-        """Where a noted path is. Only files whose contents are checked may lie outside the project."""
+    def _place(self, name: str, caption: bool) -> Path:
+        """Where a noted path is. Outside the project, where pictures are used as they lie, only captions are written."""
         path = Path(os.path.normpath(self._root / name))
-        if not anywhere and not _inside(path, self._root):
+        if not _inside(path, self._root) and not (caption and _beside_a_picture(path)):
             raise UserError("the journal names a place outside the project", where=name, remedy="Remove that journal")
         return path
 
@@ -224,6 +232,13 @@ class Journal:
                 what = f"line {cut} can't be understood"
                 raise UserError(what, where=self._path(number), remedy="Mend or remove the file")
         return found
+
+
+def _beside_a_picture(path: Path) -> bool:
+    """Whether a file is called as a picture in its folder is, and is none itself: a caption."""
+    suffix = path.suffix.lower()
+    endings = (*SUFFIXES, *(one.upper() for one in SUFFIXES))
+    return suffix not in SUFFIXES and any(path.with_suffix(one).is_file() for one in endings)
 
 
 def _entry(number: int, lines: list[dict[str, Any]]) -> Entry:

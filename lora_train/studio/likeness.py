@@ -27,7 +27,7 @@ def phash(grey: Image.Image) -> int | None:
     if small.std() < _FLAT:
         return None
     low = _WAVES @ small @ _WAVES.T
-    bits = (low > np.median(low)).ravel()
+    bits = (low > sum(np.partition(low, (31, 32), axis=None)[31:33]) / 2).ravel()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 

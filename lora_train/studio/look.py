@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +31,32 @@ def small(path: Path, side: int) -> Image.Image:
     Raises UserError for what `images.inspect` refuses and for what can't be decoded.
     """
     images.inspect(path)
-    return opened(path, path, side)
+    return opened(path, path, side).picture
 
 
-def opened(file: Any, path: Path, side: int) -> Image.Image:
-    """As `small`, of a file or path that `images.inspect` accepted; `path` is named in errors."""
+@dataclass(frozen=True)
+class Look:
+    """A picture small, and what its file says: format, mode, EXIF orientation from 1 to 8."""
+
+    picture: Image.Image
+    format: str
+    mode: str
+    orientation: int
+
+
+def opened(file: Any, path: Path, side: int) -> Look:
+    """A look at a file or path that `images.inspect` accepted; `path` is named in errors. Raises UserError."""
     try:
         with Image.open(file, formats=images.FORMATS) as image:
+            found = Look(image, image.format or "", image.mode, orientation(image))
             if image.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip
-                return _shrunk(images.read(path), side)
+                return replace(found, picture=_shrunk(images.read(path), side))
             image.draft(None, (side, side))
             image.load()
-            mode, turned = "RGBA" if has_alpha(image) else "RGB", orientation(image) if image.format != "TIFF" else 1
+            mode = "RGBA" if has_alpha(image) else "RGB"
             picture = _shrunk(image if image.mode == mode else image.convert(mode), side)
-            return picture if turned == 1 else picture.transpose(_TURNS[turned])
+            turn = None if image.format == "TIFF" else _TURNS.get(found.orientation)  # Pillow itself turns TIFF
+            return replace(found, picture=picture if turn is None else picture.transpose(turn))
     except UserError:
         raise
     except Exception as error:  # a decoder may raise anything over bad bytes
@@ -61,6 +76,8 @@ def transparent(picture: Image.Image) -> bool:
 
 def flat(picture: Image.Image, colour: str = "white") -> Image.Image:
     """As RGB, transparency on a colour."""
+    if picture.mode == "RGB":
+        return picture
     if picture.mode != "RGBA":
         return picture.convert("RGB")
     return Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture).convert("RGB")
@@ -81,3 +98,8 @@ def _shrunk(picture: Image.Image, side: int) -> Image.Image:
     factor = side / max(picture.size)
     size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
     return picture.resize(size, Image.Resampling.BOX)
+
+
+def picture_id(path: Path) -> str:
+    """Names the picture at this absolute path where the path itself must not be told."""
+    return hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()

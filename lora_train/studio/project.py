@@ -96,6 +96,10 @@ class Project:
         """Folders elsewhere whose pictures it uses where they are."""
         return tuple(Path(path) for path in _held(self.work / "project.json").get("sources", ()))
 
+    def parts(self) -> list[Path]:
+        """The folders that hold its pictures: image/, reg/ and those elsewhere, as far as they are there."""
+        return [path for path in (self.image, self.reg, *self.sources()) if path.is_dir()]
+
     def concepts(self) -> list[Concept]:
         """Its folders of pictures: those of image/, of reg/, and those elsewhere. What can't be read is left out."""
         found = [*_concepts(self.image), *(replace(c, is_reg=True) for c in _concepts(self.reg))]
@@ -129,7 +133,7 @@ def understand(folder: str | Path) -> Opened:
     if _is_project(listing):
         return Opened("project", path, Project(path))
     parent = path.parent
-    if path.name.lower() in (*PROJECT_FOLDERS, "reg") and _may_be_project(parent, path):
+    if path.name.lower() in (*PROJECT_FOLDERS, "reg") and _is_project(_quiet(parent)):
         said = f"{name} is a part of the project {shown(parent.name)}, which is opened"
         return Opened("image", path, Project(parent), said=(said,))
     if _NUMBERED.fullmatch(path.name):
@@ -301,21 +305,12 @@ def _is_project(listing: folders.Listing) -> bool:
     return any(_NUMBERED.fullmatch(inner.name) for inner in _quiet(image).folders)
 
 
-def _may_be_project(parent: Path, path: Path) -> bool:
-    """Whether `path`, called image or reg, is a part of a project: a lone reg/ may be anything."""
-    return parent != path and (_is_project(_quiet(parent)) or path.name.lower() in PROJECT_FOLDERS)
-
-
 def _concept(path: Path) -> Opened:
     """A single <repeats>_<name> folder."""
-    name, around = shown(path.name), path.parent
-    for root in (around.parent, around):
-        if _is_project(_quiet(root)) and around.name.lower() in (*PROJECT_FOLDERS, "reg", root.name.lower()):
-            said = f"{name} is one folder of the project {shown(root.name)}, which is opened"
-            return Opened("concept", path, Project(root), path, said=(said,))
-    if around.name.lower() in PROJECT_FOLDERS:
-        said = f"{name} is one folder of the project {shown(around.parent.name)}, which is opened"
-        return Opened("concept", path, Project(around.parent), path, said=(said,))
+    name, around, root = shown(path.name), path.parent, path.parent.parent
+    if around.name.lower() in (*PROJECT_FOLDERS, "reg") and _is_project(_quiet(root)):
+        said = f"{name} is one folder of the project {shown(root.name)}, which is opened"
+        return Opened("concept", path, Project(root), path, said=(said,))
     return Opened("concept", path, None, path, said=(f"{name} is a single <repeats>_<name> folder, in no project",))
 
 

@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from threading import Event, Lock
@@ -40,6 +41,7 @@ _MOST_BYTES = 512 << 20
 _LARGE = 16_000_000  # pixels; of pictures that have to be decoded whole, one such at a time
 _GREY_SPREAD, _GREY_SHARE = 20, 0.01  # between channels, in levels of 255; of the pixels
 _BATCH = 32
+_JPEG = b"\xff\xd8\xff"
 _DEPTH = 8
 _VERSION = 1
 
@@ -123,7 +125,9 @@ class Report:
         return {
             "folder": str(self.root),
             "pictures": [
-                {f.name: getattr(p, f.name) for f in fields(Seen)} | {"alike": _hex(p)} for p in self.pictures
+                {f.name: getattr(p, f.name) for f in fields(Seen)}
+                | {"alike": _hex(p), "id": look.picture_id(self.root / p.name)}
+                for p in self.pictures
             ],
             "counts": self.counts(),
             **{name: dict(self._tally(name)) for name in ("format", "mode", "aspect", "size", "folder_of")},
@@ -234,13 +238,16 @@ def scan(
     progress: Callable[[int, int], None] | None = None,
     stop: Event | None = None,
     near: int = likeness.NEAR,
+    parts: Sequence[Path] | None = None,
 ) -> Report:
     """Look at all pictures in `folder` and the folders in it; `progress(done, total)` counts them.
 
+    parts: folders that are looked into in its place (`project.Project.parts`); pictures outside `folder` are named by
+    their whole path.
     cache: a file that remembers what was seen, by name, size and time of change. When `stop` is set, what has been seen
     by then is reported and remembered. Raises UserError where the folder can't be read.
     """
-    found = walk(folder)
+    found = walk(folder, parts)
     known = _remembered(cache)
     seen: list[Seen] = []
     todo: list[tuple[Path, str, os.stat_result]] = []
@@ -286,11 +293,12 @@ class Found:
     captions: int
 
 
-def walk(folder: Path) -> Found:
-    """Every file that a scan would look at. Links to folders aren't followed. Raises UserError for `folder` itself."""
+def walk(folder: Path, parts: Sequence[Path] | None = None) -> Found:
+    """Every file that a scan would look at. Links to folders aren't followed. Raises UserError for what is named."""
     kinds: dict[str, list[str]] = {kind: [] for kind in ("pictures", "junk", "unread", "irregular", "unreadable")}
     captions = 0
-    for prefix, entry in _entries(folder, "", kinds["unreadable"], _DEPTH):
+    places = [(folder, "")] if parts is None else [(part, _prefix(part, folder)) for part in parts]
+    for prefix, entry in (entry for place in places for entry in _entries(*place, kinds["unreadable"], _DEPTH)):
         name = prefix + entry.name
         suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - one of 10,000s
         if entry.name in JUNK or entry.name.startswith("._"):
@@ -306,13 +314,17 @@ def walk(folder: Path) -> Found:
     return Found(captions=captions, **{kind: tuple(sorted(names)) for kind, names in kinds.items()})
 
 
+def _prefix(part: Path, folder: Path) -> str:
+    return (part.relative_to(folder) if part.is_relative_to(folder) else part).as_posix() + "/"
+
+
 def _entries(folder: Path, prefix: str, unreadable: list[str], depth: int) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """(prefix of its name, entry) of all that isn't a folder to look into; hidden ones are passed over."""
     try:
         with os.scandir(folder) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
     except OSError as error:
-        if prefix:
+        if depth < _DEPTH:
             unreadable.append(prefix.rstrip("/"))
             return
         what, remedy = f"the folder can't be read ({error.strerror})", "Check the path and its permissions"
@@ -376,17 +388,12 @@ def _described(path: Path, name: str, state: os.stat_result) -> Seen:
         raise UserError(f"the file is larger than {_MOST_BYTES >> 20} MiB", where=path, remedy="Save it smaller")
     width, height, note = images.inspect(path)
     data = path.read_bytes()
-    with Image.open(io.BytesIO(data), formats=images.FORMATS) as image:
-        kind, mode, orientation = image.format or "", image.mode, look.orientation(image)
-    if width * height > _LARGE and kind != "JPEG":
-        with _alone:
-            picture = look.opened(io.BytesIO(data), path, _LOOK)
-    else:
-        picture = look.opened(io.BytesIO(data), path, _LOOK)
-    clear, picture = look.transparent(picture), look.flat(picture)
+    with _alone if width * height > _LARGE and data[:3] != _JPEG else nullcontext():
+        found = look.opened(io.BytesIO(data), path, _LOOK)
+    clear, picture = look.transparent(found.picture), look.flat(found.picture)
     grey = picture.convert("L")
     return Seen(
-        name, state.st_size, state.st_mtime_ns, width, height, kind, mode, orientation,
+        name, state.st_size, state.st_mtime_ns, width, height, found.format, found.mode, found.orientation,
         clear, is_grey(picture), sharpness(grey),
         hashlib.blake2b(data, digest_size=16).hexdigest(), likeness.phash(grey), note,
     )  # fmt: skip
@@ -394,7 +401,7 @@ def _described(path: Path, name: str, state: os.stat_result) -> Seen:
 
 def is_grey(picture: Image.Image) -> bool:
     """Whether next to no pixel of an RGB picture has a colour; traces of JPEG's colour noise don't count."""
-    small = picture.reduce(max(1, min(picture.size) // 64))
+    small = picture.reduce(max(1, min(picture.size) // 32))
     red, green, blue = (np.asarray(band).astype(np.int16) for band in small.split())
     spread = np.maximum(np.maximum(abs(red - green), abs(green - blue)), abs(blue - red))
     return bool((spread > _GREY_SPREAD).mean() < _GREY_SHARE)

@@ -5,8 +5,6 @@ A picture is found by its id among those of a project, never by a path that was 
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,10 @@ from typing import Any
 from ..errors import UserError
 from ..files import replace_file
 from . import look
+from .look import picture_id
 from .project import Concept, Project
+
+__all__ = ["MOST", "SIDES", "Page", "Shown", "find", "page", "picture_id", "thumbnail"]
 
 SIDES = (128, 256, 512)
 MOST = 500
@@ -63,43 +64,38 @@ def page(project: Project, offset: int = 0, limit: int = 100, concept: str | Non
     return Page(len(found), offset, tuple(found[offset : offset + limit]))
 
 
-def find(project: Project, picture_id: str) -> Path:
+def find(project: Project, wanted: str) -> Path:
     """The picture of that id. Raises UserError where the project has none."""
     with _index_lock:
-        known = _index.get(project.root, {}).get(picture_id)
-    known = known or _read(project).get(picture_id)
+        known = _index.get(project.root, {}).get(wanted)
+    known = known or _read(project).get(wanted)
     if known is None or not known.path.is_file():
         raise UserError("the project has no such picture", where="picture", remedy="Read the folder again")
     return known.path
 
 
-def thumbnail(project: Project, picture_id: str, side: int = 256) -> Path:
+def thumbnail(project: Project, wanted: str, side: int = 256) -> Path:
     """A JPEG of at most `side` pixels either way, upright, transparency on white; made where it isn't there yet.
 
     Raises UserError for a picture that the project hasn't or that is broken, and for other sides than SIDES.
     """
     if side not in SIDES:
         raise UserError(f"{side} is no size of thumbnails", where="size", remedy=f"Choose from {SIDES}")
-    picture = find(project, picture_id)
+    picture = find(project, wanted)
     state = picture.stat()
     folder = project.work / "thumbnails" / str(side)
-    target = folder / f"{picture_id}-{state.st_mtime_ns:x}-{state.st_size:x}.jpg"
-    with _file_locks[int(picture_id[:2], 16) % len(_file_locks)]:
+    target = folder / f"{wanted}-{state.st_mtime_ns:x}-{state.st_size:x}.jpg"
+    with _file_locks[int(wanted[:2], 16) % len(_file_locks)]:
         if target.is_file():
             return target
         with _decoders:
             made = look.flat(look.small(picture, side))
         with replace_file(target) as temporary:
             made.save(temporary, "JPEG", quality=85)
-        for old in folder.glob(f"{picture_id}-*.jpg"):
+        for old in folder.glob(f"{wanted}-*.jpg"):
             if old != target:
                 old.unlink(missing_ok=True)
     return target
-
-
-def picture_id(path: Path) -> str:
-    """The id of a picture at this absolute path."""
-    return hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
 
 
 def _read(project: Project) -> dict[str, Shown]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from hashlib import sha256
 from pathlib import Path
@@ -16,9 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lora_train.blocks.bake import bake
+from lora_train.blocks.metadata import open_recipe
 from lora_train.blocks.presets import BUILTIN
 from lora_train.errors import UserError
 from lora_train.network import kohya
+from lora_train.network import kohya as kohya_file
 
 from . import loras
 
@@ -304,7 +307,7 @@ def test_shapes_that_do_not_fit(tmp_path: Path) -> None:
         r"b\.safetensors: .*to_q has the shape \[4, 6, 1, 1\] here and \[4, 4, 1, 1\] in a\.safetensors",
         "a:1,b:1",
     )
-    refused(folder, r"c\.safetensors: the tensors of .*to_q don't fit: up \[4, 3\], down \[2, 4\]", "c:1")
+    refused(folder, r"c\.safetensors: the tensors of .*to_q don't fit: down \[2, 4\], up \[4, 3\]", "c:1")
 
 
 def test_one_layer_twice_in_a_file(tmp_path: Path) -> None:
@@ -354,3 +357,79 @@ def test_a_broken_file_leaves_the_old_result(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape("a.safetensors: the file is cut off: 9 bytes are missing")):
         run(folder, "a:1")
     assert report.out.read_bytes() == before
+
+
+def test_the_recipe_in_a_file_restores_the_editor(lora_dir: Path, tmp_path: Path) -> None:
+    numbers = ",".join(map(str, GP2))
+    given = f"Test0:1:GP1,BASE:-1:{numbers},Test0:0.25"
+    report = bake(given, lora_dir, BUILTIN, tmp_path / "x.safetensors", target_error=0.2, unlisted=1)
+    opened = open_recipe(report.out)
+    assert opened.recipe(BUILTIN) == given
+    assert (opened.family, opened.unlisted, opened.rank, opened.target_error, opened.precision) == (
+        "SD1.5",
+        1,
+        None,
+        0.2,
+        "fp16",
+    )
+    assert opened.sources[1].sha256 == sha256((lora_dir / "BASE.safetensors").read_bytes()).hexdigest()
+    moved = {**BUILTIN, "GP1": GP2}
+    assert opened.recipe(moved).startswith("Test0:1:1,0.6,0.9")  # the numbers that were baked, not the name's of today
+    again = bake(opened.recipe(BUILTIN), lora_dir, BUILTIN, tmp_path / "y.safetensors", target_error=0.2, unlisted=1)
+    first, second = (load_file(made.out) for made in (report, again))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_recipe_that_cannot_be_read(tmp_path: Path) -> None:
+    path = loras.write(tmp_path / "a.safetensors", loras.state({ONE: (4, 4)}), {"lora_train_recipe": '{"sources": 3}'})
+    with pytest.raises(UserError, match=r"a\.safetensors: the recipe in this file can't be read"):
+        open_recipe(path)
+
+
+def test_sdxl_in_two_wordings(tmp_path: Path) -> None:
+    name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    kohya = loras.state({name: (4, 2048), "lora_te2_text_model_encoder_layers_0_mlp_fc1": (4, 4)}, 2, seed=1)
+    diffusers = loras.state({"unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k": (4, 2048)}, 3, seed=2)
+    diffusers = {
+        key.replace(".lora_up.", ".lora_B.").replace(".lora_down.", ".lora_A."): value
+        for key, value in diffusers.items()
+    }
+    folder = make(tmp_path, a=kohya, b=diffusers)
+    twelve = ",".join(["1", "0.5", *["1"] * 10])
+    state, report = run(folder, f"a:1:{twelve},b:2:{twelve}")
+    assert report.family == "SDXL"
+    assert [block.block for block in report.blocks()] == ["BASE", "IN04"]
+    plain = {
+        key.replace("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k", name)
+        .replace("lora_A", "lora_down")
+        .replace("lora_B", "lora_up"): value
+        for key, value in diffusers.items()
+    }
+    wanted = 0.5 * loras.dense(kohya, name) + loras.dense(plain, name)
+    torch.testing.assert_close(loras.dense(state, name), wanted, rtol=1e-5, atol=1e-5)
+    metadata = kohya_file.read_lora(report.out)[1]
+    assert metadata["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+
+
+def test_a_file_that_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make(tmp_path, a=loras.state({ONE: (4, 4)}, rank=2))
+    path = folder / "a.safetensors"
+    before = kohya_file.LoraFile.tensor
+
+    def tensor(file: kohya_file.LoraFile, name: str) -> Tensor:
+        os.utime(path, ns=(1, 1))  # another program writes it
+        return before(file, name)
+
+    monkeypatch.setattr(kohya_file.LoraFile, "tensor", tensor)
+    refused(folder, r"a\.safetensors: the file was changed while it was read")
+
+
+def test_terms_that_cancel_keep_their_digits(tmp_path: Path) -> None:
+    one = {key: value.half() for key, value in loras.state({ONE: (20, 20)}, rank=2, seed=1).items()}
+    folder = make(tmp_path, a=one)
+    _, report = run(folder, "a:1,a:-0.999", precision="fp16")
+    wanted = 0.001 * float(loras.dense(one, ONE).norm())
+    assert report.modules[0].norm == pytest.approx(wanted, rel=1e-6)
+    with pytest.raises(UserError, match="nothing is left"):
+        run(folder, "a:0.7,a:-0.35,a:-0.35", precision="fp16")

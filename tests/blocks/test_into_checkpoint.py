@@ -26,7 +26,11 @@ from . import loras
 FAMILIES = {Family.SD15: "SD1.5", Family.SD2: "SD2", Family.SDXL: "SDXL"}
 
 
-@pytest.fixture(scope="module", params=list(FAMILIES), ids=lambda family: FAMILIES[family])
+@pytest.fixture(
+    scope="module",
+    params=[Family.SD15, pytest.param(Family.SD2, marks=pytest.mark.slow), Family.SDXL],
+    ids=lambda family: FAMILIES[family],
+)
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Family, Path]:
     path = tmp_path_factory.mktemp("checkpoint") / "base.safetensors"
     widths = {**support.NARROW, Family.SD2: support.Widths(text=1024, text_inner=64, text_layers=2)}  # 1024 tells SD2

@@ -64,3 +64,40 @@ def test_errors_are_raised_for_main(lora_dir: Path) -> None:
     with pytest.raises(UserError, match="there is no such preset file"):
         merge(lora_dir, "--presets", str(lora_dir / "none.txt"))
     assert not (lora_dir / "out.safetensors").exists()
+
+
+def command(*arguments: str) -> int:
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser.add_subparsers())
+    args = parser.parse_args(list(arguments))
+    result: int = args.run(args)
+    return result
+
+
+def test_resize(lora_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = lora_dir / "small.safetensors"
+    assert command("resize", str(lora_dir / "Test0.safetensors"), "--out", str(out), "--rank", "2", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["total"]["rank_max"], report["precision"]) == (2, "float")
+    assert {module["name"] for module in report["modules"]} == set(SHAPES)
+    with pytest.raises(UserError, match="give a rank or a target error"):
+        command("resize", str(lora_dir / "Test0.safetensors"), "--out", str(out))
+
+
+def test_the_card_beside_the_file(lora_dir: Path) -> None:
+    picture = lora_dir / "cell.png"
+    picture.write_bytes(b"\x89PNG")
+    card = ("--preview", str(picture), "--preferred-weight", "0.8", "--activation-text", " hina ")
+    assert merge(lora_dir, *card) == 0
+    text = json.loads((lora_dir / "out.json").read_text(encoding="utf-8"))
+    assert text == {"preferred weight": 0.8, "activation text": "hina", "sd version": "SD1"}
+    assert (lora_dir / "out.png").read_bytes() == picture.read_bytes()
+    with pytest.raises(UserError, match="there is no such PNG picture"):
+        merge(lora_dir, "--preview", str(lora_dir / "none.png"))
+
+
+def test_into_a_checkpoint_takes_no_options_of_a_lora(lora_dir: Path) -> None:
+    with pytest.raises(UserError, match="--rank: this is not for a merge into a checkpoint"):
+        merge(lora_dir, "--into", "base.safetensors", "--rank", "4")
+    with pytest.raises(UserError, match=r"none\.safetensors: there is no such file"):
+        merge(lora_dir, "--into", str(lora_dir / "none.safetensors"))

@@ -205,6 +205,19 @@ def test_loose_pictures_and_kohyas_layout(project: Path, tmp_path: Path) -> None
         open_table(tmp_path / "empty")
 
 
+def test_opening_again_reads_what_has_changed_alone(project: Path) -> None:
+    table = open_table(project)
+    mine = project / "image" / "10_hina face" / "a.txt"
+    mine.write_text("my own caption", encoding="utf-8")
+    (project / "image" / "10_hina face" / "c.txt").write_text("now there", encoding="utf-8")
+    (project / "image" / "5_hina body" / "e.txt").unlink()
+    again = open_table(project, known=table)
+    assert again == open_table(project)
+    assert [row.caption for row in again.own[:3]] == ["my own caption", "hina, 1girl, smile", "now there"]
+    assert again.row("b.png") is table.row("b.png")
+    assert again.row("a.png") is not table.row("a.png")
+
+
 def test_frequencies_filters_and_completion(project: Path) -> None:
     table = open_table(project)
     assert table.frequency()[:3] == [("hina", 3), ("1girl", 2), ("long_hair", 1)]
@@ -374,9 +387,9 @@ def test_the_command_line(project: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert json.loads(run("tags", "--json"))["hina"] == 3
     said = run("remove", "1girl", "--with", "smile")
     assert "+ hina, smile" in said
-    assert "1 captions would change; --write" in said
+    assert "1 caption would change; --write" in said
     assert files(project) == before
-    assert "1 captions written" in run("remove", "1girl", "--with", "smile", "--write")
+    assert "1 caption written" in run("remove", "1girl", "--with", "smile", "--write")
     assert files(project) != before
     assert "remove 1girl" in run("history")
     assert "taken back" in run("undo")
@@ -384,7 +397,7 @@ def test_the_command_line(project: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "(taken back)" in run("history")
     for arguments in (["reorder", "--sort", "alphabet"], ["underscores", "--protect", "hina"], ["brackets"], ["save"]):
         assert "would change" in run(*arguments)
-    assert "1 captions" in run("set", "c.png", "hina, hat", "--write")
+    assert "1 caption written" in run("set", "c.png", "hina, hat", "--write")
     assert json.loads(run("replace", "hat", "cap", "--json"))["changes"][0]["after"] == "hina, cap"
     assert isinstance(json.loads(run("audit", "--json")), list)
     assert cli.main(["captions", str(project), "undo"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from threading import Event
 
 import numpy as np
@@ -21,6 +22,7 @@ from lora_train.studio.crops import Box, Cut, Face, Options
 
 from .drawn import face, loaded, put, scene, tree
 
+PHOTOGRAPHS = Path(__file__).resolve().parents[3] / "shared" / "data" / "dreambooth" / "dog"
 SIZES = st.tuples(st.integers(1, 5000), st.integers(1, 5000))
 RATIOS = st.sampled_from(list(crops.SHAPES.values()))
 
@@ -329,3 +331,16 @@ def test_the_command_line_cuts(tmp_path, capsys):
     assert "undone" in capsys.readouterr().out and not (tmp_path / "p" / "image" / "5_b").exists()
     assert cli.main([*common, "5_b", "--way", "box", "--box", "1,2"]) == 2
     assert cli.main([*common, "5_b", "--shape", "x"]) == 2
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the photographs aren't here")
+def test_photographs_become_a_set_that_can_be_trained_on(tmp_path):
+    before = tree(PHOTOGRAPHS)
+    opened = projects.make(tmp_path / "dog")
+    pictures = sorted(PHOTOGRAPHS.glob("*.jpg"))
+    cuts, problems = crops.shaped(pictures, "10_dog", 2 / 3)
+    made = crops.make(opened.project, cuts, Options(side=512))
+    assert not problems and not made.problems and len(made.pictures) == len(pictures)
+    dataset = open_dataset(from_dict({**projects.training(opened.project), "resolution": 512})[0])
+    assert {(p.width, p.height) for p in dataset.concepts[0].pictures} == {(512, 768)}
+    assert dataset.images_with_repeats == 10 * len(pictures) and tree(PHOTOGRAPHS) == before

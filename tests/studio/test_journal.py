@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -113,7 +114,17 @@ with Journal(root).change("long") as change:
     assert Journal(tmp_path).entries()[0].undone
 
 
-@pytest.mark.parametrize("step", [{"op": "move", "path": "mine", "to": "../victim"}, {"op": "folder", "path": "../x"}])
+THEIRS = hashlib.sha256(b"theirs").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        {"op": "move", "path": "mine", "to": "../victim"},
+        {"op": "folder", "path": "../x"},
+        {"op": "write", "path": "../victim", "before": None, "after": THEIRS},
+    ],
+)
 def test_a_stranger_s_journal_reaches_nothing_outside(tmp_path, step):
     root, victim = tmp_path / "project", tmp_path / "victim"
     journal = root / ".studio" / "journal"

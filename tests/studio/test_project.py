@@ -75,6 +75,7 @@ def test_of_several_projects_none_is_guessed(tmp_path):
         (["set/10_a b/1.png", "set/5_c/2.png"], "set", "set project", "kohya"),
         (["set/10_a b/1.png"], "set/10_a b", "set/a b project", "concept"),
         (["set/face/1.png", "set/body/2.png"], "set", "set project", "loose"),
+        (["home/image/1.png"], "home/image", "home/image project", "loose"),
     ],
 )
 def test_pictures_stay_where_they_are_and_are_trained_from_there(tmp_path, files, named, beside, kind):

@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 
 from lora_train import cli
 from lora_train.errors import UserError
+from lora_train.studio import project as projects
 from lora_train.studio import scan as module
 from lora_train.studio.scan import scan
 
@@ -196,12 +197,18 @@ def test_the_command_line_reports_as_table_and_json(planted, tmp_path, capsys):
     assert cli.main(["scan", str(planted), "--near", "99"]) == 2
 
 
-def test_a_project_remembers_what_was_seen(tmp_path, capsys):
-    put(tmp_path / "p" / "image" / "10_x" / "1.png")
-    (tmp_path / "p" / "log").mkdir()
-    for reused in (0, 1):
-        assert cli.main(["scan", str(tmp_path / "p" / "image"), "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["reused"] == reused
+def test_a_project_is_what_it_trains_on_and_remembers_what_was_seen(tmp_path, capsys):
+    root, elsewhere = tmp_path / "p", tmp_path / "pics"
+    put(root / "image" / "10_x" / "1.png")
+    put(root / "models" / "sample.png")
+    put(elsewhere / "2.png", scene(2))
+    project = projects.make(root).project
+    projects.add(project, elsewhere)
+    for reused in (0, 2):
+        assert cli.main(["scan", str(root / "image"), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert [p["name"] for p in found["pictures"]] == [(elsewhere / "2.png").as_posix(), "image/10_x/1.png"]
+        assert found["reused"] == reused
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the photographs aren't here")

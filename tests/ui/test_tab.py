@@ -252,6 +252,11 @@ def test_new_pictures_are_seen(folder: Path, manager) -> None:
     assert summed(manager, **values).plan.pictures == 6
 
 
+def test_a_sentence_begins_with_a_capital_but_a_name_stays_as_it_is() -> None:
+    assert texts.sentence("no captions") == "No captions"
+    assert texts.sentence("portraits of mira: no captions") == "portraits of mira: no captions"
+
+
 def test_errors_of_one_and_of_many() -> None:
     assert "This has to be mended first" in texts.errors(UserError("it is wrong", where="a/b.png"))
     assert "2 things" in texts.errors(UserErrors([UserError("a"), UserError("b")]))

@@ -71,7 +71,7 @@ def onward(step: str) -> None:
     """The way to the next step, at the end of one."""
     gr.HTML(
         f'<p class="train-lora-next"><button type="button" class="train-lora-button" data-step="{step.lower()}">'
-        f"<span>Next: </span><span>{step}</span></button></p>"
+        f"<span>Next:</span> <span>{step}</span></button></p>"
     )
 
 

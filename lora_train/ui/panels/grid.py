@@ -32,6 +32,7 @@ class Grid:
 def build(manager: Manager, form: Form, tab: Any) -> Grid:
     """The step's components. tab: the step itself, which lists the LoRAs anew when it is opened."""
     place("grid_view")
+    gr.Markdown("### The next grid")
     with gr.Row(elem_id=f"{PREFIX}grid_columns"):
         with gr.Column(scale=6, min_width=320):
             form.add_grid(("enabled",), ("prompts",), ("negative_prompt",))
