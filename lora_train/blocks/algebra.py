@@ -88,7 +88,7 @@ def factored(matrix: Tensor) -> LowRank:
 def weighted_sum(terms: Sequence[tuple[float, LowRank]]) -> LowRank:
     """Σ k BA in float64, exactly: B = [… 2⁻ᵖ k B …], A = [… 2ᵖ A …]; the rank is the sum of ranks.
 
-    p makes the two factors of a term about equally large, so that neither leaves the range of 16 bits. A power of two
+    p makes the largest values of both factors about equal, so that neither leaves the range of 16 bits. A power of two
     changes no digit: a file that can hold A's numbers rounds B alone. k stays on B: on both its sign would vanish.
     """
     scales = [_scales(k, x) for k, x in terms]
@@ -153,10 +153,10 @@ def _fill(out: Tensor, parts: Sequence[tuple[Tensor, float]]) -> tuple[Tensor, T
 
 
 def _balance(k: float, B: Tensor, A: Tensor) -> int:
-    """log2 of the factor by which A grows and k B shrinks so that their root mean squares are equal, rounded."""
-    up, down = (float(t.norm()) / math.sqrt(max(1, t.numel())) for t in (B, A))
+    """log2 of the factor by which A grows and k B shrinks so that their largest values are about equal, rounded."""
+    up, down = (max(abs(float(end)) for end in t.aminmax()) if t.numel() else 0.0 for t in (B, A))
     up *= abs(k)
-    if not (up and down and math.isfinite(up / down) and up / down > 0):
+    if not (up and down and 0 < up / down < math.inf):
         return 0
     return max(-60, min(60, round(math.log2(up / down) / 2)))
 

@@ -72,7 +72,8 @@ class Host(Protocol):
     def capabilities(self) -> frozenset[str]:
         """What this host can do besides: "captions:deepbooru", "captions:blip", "upscale", "grid", "narrow", "choose".
 
-        "upscale" stands for more than Lanczos; "narrow" for drawing with checkpoints of any width, as the demo's; "choose" for a method of that name that takes a checkpoint.
+        "upscale" stands for more than Lanczos; "narrow" for drawing with checkpoints of any width, as the demo's;
+        "choose" for a method of that name that takes a checkpoint.
         """
 
     def checkpoint(self) -> Checkpoint | None:

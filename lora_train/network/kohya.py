@@ -6,7 +6,6 @@ It is written here and not by safetensors.torch.save_file, which orders metadata
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping

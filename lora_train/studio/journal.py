@@ -194,7 +194,7 @@ class Journal:
             restored.append(path)
 
     def _place(self, name: str, caption: bool) -> Path:
-        """Where a noted path is. Outside the project, where pictures are used as they lie, only captions are written."""
+        """Where a noted path is. Outside the project, where pictures may lie, only captions are written."""
         path = Path(os.path.normpath(self._root / name))
         if not _inside(path, self._root) and not (caption and _beside_a_picture(path)):
             raise UserError("the journal names a place outside the project", where=name, remedy="Remove that journal")

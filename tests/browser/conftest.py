@@ -163,27 +163,27 @@ class Pages:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def chromium() -> Iterator[Any]:
     """Chromium, for a module's tests on one gradio."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
     with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
-        yield chromium
-        chromium.close()
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
+        yield started
+        started.close()
 
 
 @pytest.fixture
-def new_page(browser: Any, address: str, gradio: str) -> Iterator[Callable[..., Any]]:
+def new_page(chromium: Any, address: str, gradio: str) -> Iterator[Callable[..., Any]]:
     """Opens the page as `Pages.open` does. No page may leave an error or ask another machine for anything."""
-    pages = Pages(browser, address, gradio)
+    pages = Pages(chromium, address, gradio)
     yield pages.open
     pages.close()
     assert not pages.bad
 
 
 @pytest.fixture(scope="module")
-def _shared(browser: Any, address: str, gradio: str) -> Iterator[tuple[Pages, Any]]:
-    pages = Pages(browser, address, gradio)
+def _shared(chromium: Any, address: str, gradio: str) -> Iterator[tuple[Pages, Any]]:
+    pages = Pages(chromium, address, gradio)
     yield pages, pages.open()
     pages.close()
 
