@@ -152,10 +152,14 @@ def _fill(out: Tensor, parts: Sequence[tuple[Tensor, float]]) -> tuple[Tensor, T
     return grams[0], grams[1]
 
 
+def _largest(t: Tensor) -> float:
+    wide = t.float() if t.element_size() < 4 else t  # not every torch compares halves
+    return max(abs(float(end)) for end in wide.aminmax()) if t.numel() else 0.0
+
+
 def _balance(k: float, B: Tensor, A: Tensor) -> int:
     """log2 of the factor by which A grows and k B shrinks so that their largest values are about equal, rounded."""
-    up, down = (max(abs(float(end)) for end in t.aminmax()) if t.numel() else 0.0 for t in (B, A))
-    up *= abs(k)
+    up, down = abs(k) * _largest(B), _largest(A)
     if not (up and down and 0 < up / down < math.inf):
         return 0
     return max(-60, min(60, round(math.log2(up / down) / 2)))
