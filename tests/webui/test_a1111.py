@@ -151,8 +151,9 @@ def test_our_axes_in_the_webuis_plot(
         if script["name"] == "x/y/z plot" and not script["is_img2img"]
     )
     labels = info["args"][0]["choices"]
-    column, row = (labels.index(name) for name in ("LoRA weight", "LoRA epoch"))
-    assert sum("Train LoRA" in label for label in labels) == 2
+    axes = ("LoRA weight", "LoRA epoch")
+    assert [labels.count(name) for name in axes] == [1, 1]
+    column, row = map(labels.index, axes)
     names = ["webui-axes-000001", "webui-axes-000002"]
     answer = webui.post(
         "/sdapi/v1/txt2img",

@@ -59,7 +59,8 @@ def new_page(webui: WebUI) -> Iterator[Callable[..., Any]]:
 def mine(told: Any) -> bool:
     """At a reload of the UI the server is away for a moment, then there without the extensions' routes."""
     away = ("ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY_RESPONSE", "ERR_NETWORK")
-    early = "404" in told.text and str((told.location or {}).get("url")).endswith("/lora-train/v1/status")
+    asked = str((told.location or {}).get("url")).partition("/lora-train/v1/")[2]
+    early = "404" in told.text and asked in ("status", "jobs", "grids", "language/zh-CN")  # all asked again
     return not early and not any(name in told.text for name in away)
 
 
