@@ -14,6 +14,8 @@ from tools.toy.subject import measure
 
 SEEDS = 100
 
+pytestmark = [pytest.mark.demo, pytest.mark.timeout(900)]
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
@@ -28,7 +30,6 @@ def demo(tmp_path_factory):
     return result, told
 
 
-@pytest.mark.timeout(900)
 def test_the_demo_teaches_its_subject(demo):
     result, _ = demo
     figures = measure(result.epochs[-1], SEEDS)
@@ -37,7 +38,6 @@ def test_the_demo_teaches_its_subject(demo):
     assert min(figures.attributes.values()) >= 0.7, figures.attributes
 
 
-@pytest.mark.timeout(900)
 def test_everything_is_where_it_says(demo):
     result, told = demo
     assert [re.search(r"-(\d{6})\.safetensors$", path.name)[1] for path in result.epochs[:-1]] == [
@@ -54,7 +54,6 @@ def test_everything_is_where_it_says(demo):
     assert {"training", "grid", "bake"} <= set(states)
 
 
-@pytest.mark.timeout(900)
 def test_the_grid_shows_the_subject_appear(demo):
     result, _ = demo
     cells = result.grid.with_suffix("")
