@@ -1,4 +1,4 @@
-// The writing of captions: how far it is, what it did, and the way back.
+// The writing of captions by a program: how far it is, what it did, and the way back by the studio's list of changes.
 (() => {
   "use strict";
   const lora = window.trainLora;
@@ -45,7 +45,7 @@
       : t("{done} of {total} pictures", { done: count(task.done), total: count(task.total) }));
     list(part.error, task.error ? [task.error] : []);
     list(part.warnings, task.warnings || []);
-    show(part.undo, Boolean(made && made.undo) && part.undone !== task.id);
+    show(part.undo, Boolean(made && made.entry) && part.undone !== task.id);
   }
 
   function list(box, lines) {
@@ -66,17 +66,16 @@
 
   async function undo(part) {
     const task = part.task;
-    const answer = await send(part, "captions/undo", { undo: task.result.undo });
-    if (!answer) return;
+    await lora.captionStudio.takeBack(task.result.entry);
     part.undone = task.id;
     show(part.undo, false);
-    if (answer.changed.length) list(part.warnings, [t("{count} captions were edited meanwhile and stay as they are.", { count: answer.changed.length })]);
-    readAgain();
   }
 
+  // The studio's table, and what the step Pictures says of captions.
   function readAgain() {
-    const again = find("train_lora_read_captions");
-    if (again) (again.tagName === "BUTTON" ? again : again.querySelector("button")).click();
+    lora.captionStudio.again();
+    const pictures = find("train_lora_read_pictures");
+    if (pictures) (pictures.tagName === "BUTTON" ? pictures : pictures.querySelector("button")).click();
   }
 
   lora.register("captions", { id: "train_lora_captions_view", draw });

@@ -12,7 +12,7 @@
   const EVERYTHING = -1; // the page that is all pages side by side
 
   let list = null, grid = null, wanted = "", byHand = false, page = 0, size = remembered(), picked = null, focus = { row: 0, column: 0 };
-  let seen = "", asking = false, drawing = null, loadedAt = 0, answer = null, parts = null, tables = [], open = null;
+  let seen = "", asking = false, drawing = null, loadedAt = 0, loadedDone = 0, answer = null, parts = null, tables = [], open = null;
   const marks = new Map(); // what was clicked and isn't confirmed yet: "row/column" -> accepted
 
   // What is what
@@ -33,6 +33,7 @@
   function unusable(cell) {
     if (grid.weights[cell.column] === 0) return t("This picture is drawn without the LoRA.");
     if (!picture(cell)) return t("There is no picture of this cell.");
+    if (drawing && drawing.id === grid.id) return t("The grid is still being drawn.");
     return grid.rows[cell.row].exists === false ? t("The LoRA file isn't in its folder any more.") : "";
   }
 
@@ -208,7 +209,10 @@
     if (now !== seen) {
       seen = now;
       loadList();
-    } else if (drawing && drawing.id === wanted && Date.now() - loadedAt > 1900) {
+    } else if (drawing && drawing.id === wanted) {
+      const { done } = status.grid || { done: 0 }, waited = Date.now() - loadedAt;
+      if (waited < (done === loadedDone ? 1900 : 400)) return;
+      loadedDone = done;
       loadGrid().then(render, () => {});
     }
   }

@@ -1,4 +1,5 @@
-"""Registers with the WebUI: the tab Train LoRA, its routes, its axes of the X/Y/Z plot. All else is in lora_train.
+"""Registers with the WebUI: the tab Train LoRA, its routes, its axes of the X/Y/Z plot, block weights in prompts. All
+else is in lora_train.
 
 The WebUI runs this file again at every reload of its UI; the package, and with it a running job, stays loaded.
 """
@@ -59,6 +60,10 @@ def _tabs():
 
 try:
     import lora_train.stamp  # noqa: F401 (while its folder is on the path, and before all else of ours)
+    from lora_train.host.webui import prompts
+
+    BlockWeights = prompts.script()  # the WebUI takes the scripts that it finds in this file
+    script_callbacks.on_infotext_pasted(prompts.pasted)
 except Exception:  # noqa: BLE001 (the tab will say it)
     traceback.print_exc()
 

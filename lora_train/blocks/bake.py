@@ -8,7 +8,7 @@ the file itself, rounding included. One module is in memory at a time, besides t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,6 +28,12 @@ from .places import Checkpoint, open_checkpoint
 from .recipe import Source, format_recipe, parse_recipe, resolve
 from .report import ModuleResult, Report
 from .sums import Baked, Limit, Term, combine
+
+Progress = Callable[[int, int], None]
+
+
+def no_progress(done: int, total: int) -> None:
+    """For work that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +55,18 @@ def bake(
     precision: str = "fp16",
     unlisted: float = UNLISTED,
     against: str | Path | None = None,
+    other: float = 1.0,
+    faults: Mapping[str, UserError] | None = None,
 ) -> Report:
-    """Merge the LoRAs of `recipe` into `out`. Grammar: recipe.py; `unlisted`: families.weights_by_block.
+    """Merge the LoRAs of `recipe` into `out`. Grammar: recipe.py; `unlisted`, `other`: families.weights_by_block.
 
     rank: at most so many per module; target_error: the least rank whose relative error is below it; neither: exact.
     against: the checkpoint whose weights DoRA, IA3 and GLoRA change; without it they are refused.
+    faults: see presets.look_up.
     Raises UserError naming the item, file or module that stands in the way; `out` is then as it was.
     """
     limit = limit_of(rank, target_error, precision)
-    sources = resolve(parse_recipe(recipe), lora_dir, presets, unlisted)
+    sources = resolve(parse_recipe(recipe), lora_dir, presets, unlisted, None, other, faults)
     return bake_sources(sources, out, limit, precision, unlisted=unlisted, against=against)
 
 
@@ -70,8 +79,12 @@ def bake_sources(
     unlisted: float = UNLISTED,
     against: str | Path | None = None,
     keep_metadata: bool = False,
+    progress: Progress = no_progress,
 ) -> Report:
-    """The bake of sources that are found already. keep_metadata: the only source's, but for what the bake changes."""
+    """The bake of sources that are found already. keep_metadata: the only source's, but for what the bake changes.
+
+    progress: called with (done, total) modules; what it raises ends the bake.
+    """
     out = Path(out)
     check_out(out, [source.path for source in sources])
     text = format_recipe([source.item for source in sources])
@@ -81,7 +94,7 @@ def bake_sources(
         base = stack.enter_context(open_checkpoint(against)) if against else None
         opened = open_sources(stack, sources, base)
         names = sorted(set().union(*(one.index.modules for one in opened)))
-        state, results = _bake_modules(names, opened, limit, base.weight if base else None)
+        state, results = _bake_modules(names, opened, limit, base.weight if base else None, progress)
         bundle = _bundled(opened)
         if not results:
             raise UserError("nothing is left: every strength or weight is 0, or the LoRAs cancel", where=text)
@@ -172,7 +185,7 @@ def terms_of(name: str, block: str, opened: Sequence[Opened], weight: Weight | N
 
 
 def _bake_modules(
-    names: Sequence[str], opened: Sequence[Opened], limit: Limit, weight: Weight | None
+    names: Sequence[str], opened: Sequence[Opened], limit: Limit, weight: Weight | None, progress: Progress
 ) -> tuple[dict[str, Tensor], list[ModuleResult]]:
     def one(name: str) -> Baked | None:
         block = block_of(name, opened[0].index.family)
@@ -182,10 +195,15 @@ def _bake_modules(
     state: dict[str, Tensor] = {}
     results = []
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:
-        for baked in workers.map(one, names):
-            if baked:
-                state.update(baked[0])
-                results.append(baked[1])
+        try:
+            for done, baked in enumerate(workers.map(one, names), start=1):
+                if baked:
+                    state.update(baked[0])
+                    results.append(baked[1])
+                progress(done, len(names))
+        except BaseException:
+            workers.shutdown(wait=False, cancel_futures=True)
+            raise
     return state, results
 
 

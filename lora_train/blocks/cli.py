@@ -13,7 +13,7 @@ from ..network.kohya import PRECISIONS
 from .bake import bake
 from .families import UNLISTED
 from .into_checkpoint import into_checkpoint
-from .presets import BUILTIN, read_presets
+from .presets import BUILTIN, PresetFile, open_presets
 from .report import LORA, BlockResult, Report
 from .resize import resize
 
@@ -31,7 +31,11 @@ def add_arguments(subparsers: Any) -> None:
     parser.add_argument(
         "--lora-dir", required=True, metavar="DIR", help="where the LoRAs are; folders below are searched too"
     )
-    parser.add_argument("--presets", metavar="FILE", help="preset lines NAME:17 numbers, as LoRA Block Weight has them")
+    parser.add_argument(
+        "--presets",
+        metavar="FILE",
+        help="preset lines NAME:17 numbers, as LoRA Block Weight has them; comments are fine",
+    )
     parser.add_argument(
         "--into", metavar="CHECKPOINT", help="add the LoRAs to this checkpoint's weights; --out is a checkpoint then"
     )
@@ -43,6 +47,13 @@ def add_arguments(subparsers: Any) -> None:
         default=UNLISTED,
         metavar="W",
         help="weight of the blocks that a short list of numbers doesn't name (default: 0)",
+    )
+    parser.add_argument(
+        "--other",
+        type=float,
+        default=1.0,
+        metavar="W",
+        help="weight of what lies in no block: time and label embeddings, the last convolution (default: 1)",
     )
     parser.set_defaults(run=run)
 
@@ -84,10 +95,13 @@ def _check_preview(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Bake and print. Raises UserError; returns 0."""
     _check_preview(args)
-    presets = BUILTIN | (read_presets(args.presets) if args.presets else {})
+    file = open_presets(args.presets).file if args.presets else PresetFile()
+    presets, faults = BUILTIN | file.presets, file.faults
     if args.into:
         _refuse_with_into(args)
-        report = into_checkpoint(args.recipe, args.lora_dir, presets, args.into, args.out, args.unlisted)
+        report = into_checkpoint(
+            args.recipe, args.lora_dir, presets, args.into, args.out, args.unlisted, args.other, faults
+        )
     else:
         report = bake(
             args.recipe,
@@ -99,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
             precision=args.precision or "fp16",
             unlisted=args.unlisted,
             against=args.against,
+            other=args.other,
+            faults=faults,
         )
     _card(args, report.out)
     return _print(report, args.json, args.unlisted)

@@ -22,12 +22,12 @@ from ..errors import UserError
 from ..files import replace_file, require_space
 from ..header import header_bytes, read_header
 from ..network.kohya import cast_finite, file_hash
-from .bake import Opened, check_out, open_sources, terms_of
+from .bake import Opened, Progress, check_out, no_progress, open_sources, terms_of
 from .families import UNLISTED
 from .layout import block_of
 from .metadata import RECIPE_KEY, Made, recipe_text
 from .places import Checkpoint, Place, open_checkpoint
-from .recipe import format_recipe, parse_recipe, resolve
+from .recipe import Source, format_recipe, parse_recipe, resolve
 from .report import DIFFERENCE, ModuleResult, Report
 from .sums import Term
 
@@ -50,14 +50,28 @@ def into_checkpoint(
     checkpoint: str | Path,
     out: str | Path,
     unlisted: float = UNLISTED,
+    other: float = 1.0,
+    faults: Mapping[str, UserError] | None = None,
 ) -> Report:
-    """Add the LoRAs of `recipe` to a checkpoint's weights and write it as `out`. Every kind but OFT is exact.
+    """Add the LoRAs of `recipe` to a checkpoint's weights. The options are those of bake."""
+    sources = resolve(parse_recipe(recipe), lora_dir, presets, unlisted, None, other, faults)
+    return sources_into_checkpoint(sources, checkpoint, out, unlisted)
 
+
+def sources_into_checkpoint(
+    sources: Sequence[Source],
+    checkpoint: str | Path,
+    out: str | Path,
+    unlisted: float = UNLISTED,
+    progress: Progress = no_progress,
+) -> Report:
+    """Add LoRAs to a checkpoint's weights and write it as `out`. Every kind but OFT is exact.
+
+    progress: called with (done, total) tensors; what it raises ends the work.
     The report's norms are of what is added; its errors are the rounding of the changed weights as the file stores them.
     Raises UserError naming the item, file or layer that stands in the way; `out` is then as it was.
     """
     out, checkpoint = Path(out), Path(checkpoint)
-    sources = resolve(parse_recipe(recipe), lora_dir, presets, unlisted)
     check_out(out, [checkpoint, *(source.path for source in sources)])
     text = format_recipe([source.item for source in sources])
     with ExitStack() as stack:
@@ -76,10 +90,10 @@ def into_checkpoint(
 
             def metadata(results: list[ModuleResult]) -> dict[str, str]:
                 report = Report(out, text, "as stored", None, results, left_out, family=base.family)
-                made = Made(report, sources, digests, None, unlisted, checkpoint.name)
+                made = Made(report, list(sources), digests, None, unlisted, checkpoint.name)
                 return {**base.header.metadata, **_texts(made, digests[checkpoint])}
 
-            results = _write(temporary, base, opened, changes, metadata([]))
+            results = _write(temporary, base, opened, changes, metadata([]), progress)
             _verify(temporary, base)
     return Report(out, text, "as stored", None, results, left_out, family=base.family)
 
@@ -123,11 +137,13 @@ def _write(
     opened: Sequence[Opened],
     changes: Mapping[str, list[_Change]],
     metadata: Mapping[str, str],
+    progress: Progress,
 ) -> list[ModuleResult]:
     results: list[ModuleResult] = []
     with path.open("wb") as handle:
         handle.write(header_bytes(base.header.entries, metadata))
-        for key in base.header.entries:
+        for done, key in enumerate(base.header.entries, start=1):
+            progress(done, len(base.header.entries))
             if key not in changes:
                 handle.write(base.read(key))
                 continue

@@ -47,13 +47,17 @@ def parse_prompt(
     presets: Mapping[str, tuple[float, ...]],
     family: str | None = None,
     faults: Mapping[str, UserError] | None = None,
+    only_weighted: bool = False,
 ) -> list[Tag]:
     """Every LoRA of a prompt, in order. family: what its LoRAs are for; None: any count that is known is taken.
 
+    only_weighted: those with block weights alone; whatever the others may hold is left to those who read it.
     Raises all UserErrors at once, naming the tag: unknown preset, wrong count, no number, an argument twice.
     """
     tags, errors = [], []
     for found in _TAG.finditer(prompt):
+        if only_weighted and not has_weights(found[0]):
+            continue
         try:
             tags.append(_tag(found, presets, family, faults))
         except UserError as error:
@@ -123,7 +127,7 @@ def restore(prompt: str, text: str, presets: Mapping[str, tuple[float, ...]]) ->
     text: what stood under INFOTEXT. Raises UserError as parse_infotext and parse_prompt.
     """
     then = parse_infotext(text)
-    tags = parse_prompt(prompt, {**presets, **then})
+    tags = parse_prompt(prompt, {**presets, **then}, only_weighted=True)
     return with_numbers(prompt, [tag for tag in tags if tag.numbers != presets.get(str(tag.weights))])
 
 

@@ -14,7 +14,7 @@ from .recipe import Item, Source, format_recipe
 from .report import LORA, Report
 
 RECIPE_KEY = "lora_train_recipe"
-_VERSION = 2
+_VERSION = 3
 
 _BASE = {  # ss_base_model_version, ss_v2, modelspec.architecture
     "SD1.5": ("sd_v1", "False", "stable-diffusion-v1/lora"),
@@ -37,7 +37,10 @@ class Made:
 
 @dataclass(frozen=True)
 class OpenedSource:
-    """A source as the recipe in a file names it. preset: its name then; numbers: what it stood for."""
+    """A source as the recipe in a file names it. preset: its name then; numbers: what it stood for.
+
+    te, other: as in recipe.Item; weights: of every block, None in files of earlier versions.
+    """
 
     name: str
     file: str
@@ -45,6 +48,9 @@ class OpenedSource:
     strength: float
     preset: str | None
     numbers: tuple[float, ...] | None
+    te: float | None = None
+    other: float | None = None
+    weights: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Recipe:
 
     def items(self, presets: Mapping[str, tuple[float, ...]]) -> list[Item]:
         """For the editor: a preset by its name where it still stands for the same numbers, else the numbers."""
-        return [Item(s.name, s.strength, self._weights(s, presets)) for s in self.sources]
+        return [Item(s.name, s.strength, self._weights(s, presets), s.te, s.other) for s in self.sources]
 
     def recipe(self, presets: Mapping[str, tuple[float, ...]]) -> str:
         """The text that bakes the same again."""
@@ -102,7 +108,10 @@ def open_recipe(path: str | Path) -> Recipe:
 def _opened(source: Mapping[str, Any]) -> OpenedSource:
     numbers = None if source["numbers"] is None else tuple(float(number) for number in source["numbers"])
     names = [str(source[key]) for key in ("name", "file", "sha256")]
-    return OpenedSource(names[0], names[1], names[2], float(source["strength"]), source["preset"], numbers)
+    te, other = (None if source.get(key) is None else float(source[key]) for key in ("te", "other"))
+    weights = source.get("weights") and {str(block): float(weight) for block, weight in source["weights"].items()}
+    strength, preset = float(source["strength"]), source["preset"]
+    return OpenedSource(names[0], names[1], names[2], strength, preset, numbers, te, other, weights)
 
 
 def baked_metadata(made: Made, metadatas: Sequence[Mapping[str, str]], keep: bool = False) -> dict[str, str]:
@@ -167,6 +176,9 @@ def recipe_text(made: Made) -> str:
                     "file": source.path.name,
                     "sha256": made.hashes[source.path],
                     "strength": source.item.strength,
+                    "te": source.item.te,
+                    "other": source.item.other,
+                    "weights": dict(source.weights),
                     "preset": source.item.weights if isinstance(source.item.weights, str) else None,
                     "numbers": source.numbers,
                 }

@@ -20,7 +20,10 @@ _INFOTEXT = re.compile(rf'{re.escape(INFOTEXT)}: ("(?:\\.|[^\\"])*")')
 
 @dataclass(frozen=True)
 class Pasted:
-    """One set of weights. lora: whose they are; preset: their name; numbers: None where a LoRA stands without any."""
+    """One set of weights. lora: whose they are; preset: their name; numbers: None where a LoRA stands without any.
+
+    other: weight of what lies in no block, where the text says it.
+    """
 
     line: int
     numbers: tuple[float, ...] | None
@@ -28,6 +31,7 @@ class Pasted:
     lora: str | None = None
     te: float = 1.0
     unet: float = 1.0
+    other: float | None = None
 
 
 def parse_pasted(
@@ -112,7 +116,8 @@ def _line(
             numbers = look_up(preset, presets, family, faults)
         elif numbers is not None:
             require_count("the list", numbers, family)
-        yield Pasted(0, numbers, preset, item.name, item.strength, item.strength)
+        te = item.strength if item.te is None else item.te
+        yield Pasted(0, numbers, preset, item.name, te, item.strength, item.other)
 
 
 def _bare(line: str) -> tuple[float, ...] | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import UserError, raise_all
 from ..files import replace_file, write_text
+from ..paths import ROOT
 from .families import COUNTS, FOREIGN_COUNTS, count_problem
 
 Presets = dict[str, tuple[float, ...]]
@@ -23,6 +24,7 @@ Presets = dict[str, tuple[float, ...]]
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _PLACEHOLDER = re.compile(r"[RU]|X([+-][\d.]+)?")
 _MARK = "\ufeff"  # what Windows Notepad puts before a text
+_OWN_PRESETS = "block-presets.txt"
 _LBW_SCRIPT, _LBW_PRESETS = "lora_block_weight.py", "lbwpresets.txt"
 
 
@@ -374,6 +376,19 @@ def open_store(own: str | Path, block_weight: str | Path | None = None) -> Prese
         return PresetStore(path, PresetFile.parse(_read(path, utf8_mark=True), path), before)
     text = "" if block_weight is None else format_presets({**LBW_DEFAULTS, "FLUXALL": (1.0,) * 61})
     return PresetStore(path, PresetFile.parse(text, path), None)
+
+
+def open_presets(path: str | Path) -> PresetStore:
+    """A preset file that must be there. Raises UserError: missing, not UTF-8, unreadable."""
+    _read(Path(path), utf8_mark=True)
+    return open_store(path)
+
+
+def shared_store(data_dir: str | Path) -> PresetStore:
+    """The presets of this installation: LoRA Block Weight's file where it lies beside us, else one in `data_dir`."""
+    extensions = ROOT.parent
+    block_weight = find_block_weight(extensions) if extensions.name == "extensions" else None
+    return open_store(Path(data_dir) / _OWN_PRESETS, block_weight)
 
 
 def _block_weight_file(folder: Path) -> Path:

@@ -2,14 +2,16 @@
 
 Grammar::
 
-    recipe  = item { "," item }
-    item    = name ":" strength [ ":" weights ]
-    weights = preset | number { "," number }        17 or 26 numbers (SD1.5, SD2), 12 or 20 (SDXL)
+    recipe   = item { "," item }
+    item     = name ":" strength [ ":" "other=" number ] [ ":" weights ]
+    strength = number [ "/" number ]                 one for all, or the text encoder's and the UNet's
+    weights  = preset | number { "," number }        17 or 26 numbers (SD1.5, SD2), 12 or 20 (SDXL)
     name, preset = any text without , : " or text in double quotes, with "" for a quote
 
 Commas divide items and the numbers of one item. They can't be confused: an item has a colon, a further number has none.
 An unquoted number in the third place begins a list of numbers; quote a preset whose name is a number.
-Without a third part every block has weight 1. Names are files in the LoRA folder or below it, without `.safetensors`;
+Without weights every block has weight 1. `other=` is the weight of what lies in no block.
+Names are files in the LoRA folder or below it, without `.safetensors`;
 a path below the folder (`style/Test0`) tells files of equal names apart.
 """
 
@@ -22,21 +24,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError, raise_all
-from .families import SD15, UNLISTED, flat_weights, weights_by_block
+from .families import BASE, OTHER, SD15, UNLISTED, flat_weights, weights_by_block
 from .layout import family_of_file
 from .presets import format_number, format_numbers, look_up, near_names, parse_number, parse_numbers, require_count
 
 _EXAMPLE = "Write NAME:STRENGTH or NAME:STRENGTH:PRESET, for example Test0:1:GP1,BASE:-1:GP2"
+_OTHER = re.compile(r"other\s*=\s*(.*)")
 _FIELD = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<bare>[^",:]*))(?P<end>[,:]|\Z)')
 
 
 @dataclass(frozen=True)
 class Item:
-    """One LoRA of a recipe. weights: a preset's name, the numbers themselves, or None for 1 everywhere."""
+    """One LoRA of a recipe. weights: a preset's name, the numbers themselves, or None for 1 everywhere.
+
+    te: the text encoder's strength where it is another; other: weight of what lies in no block, None: as for all.
+    """
 
     name: str
     strength: float
     weights: str | tuple[float, ...] | None = None
+    te: float | None = None
+    other: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,9 @@ class Source:
     family: str = SD15
 
     def factor(self, block: str) -> float:
-        return self.item.strength * self.weights[block]
+        """Strength times weight."""
+        te = self.item.te
+        return (te if block == BASE and te is not None else self.item.strength) * self.weights[block]
 
 
 @dataclass(frozen=True)
@@ -95,27 +105,32 @@ def resolve(
     for item in items:
         path, its = None, family
         try:
-            path = _find(item.name, files, Path(lora_dir))
+            path = find_lora(item.name, lora_dir, files)
             its = family or family_of_file(path)
         except UserError as error:
             errors.append(error)
         try:
             numbers = _numbers_of(item, presets, its, faults)
             if path and its:
-                weights = flat_weights(its) if numbers is None else weights_by_block(numbers, unlisted, its, other)
+                own = other if item.other is None else item.other
+                weights = flat_weights(its) if numbers is None else weights_by_block(numbers, unlisted, its, own)
+                if item.other is not None:
+                    weights[OTHER] = item.other
                 sources.append(Source(item, path, numbers, weights, its))
         except UserError as error:
             errors.append(error)
-    raise_all([*errors, *_several_families(sources)])
+    raise_all([*errors, *several_families([(source.item.name, source.family) for source in sources])])
     return sources
 
 
-def _several_families(sources: list[Source]) -> list[UserError]:
-    one_of = {source.family: source.item.name for source in reversed(sources)}
+def several_families(loras: list[tuple[str, str]], where: str = "recipe") -> list[UserError]:
+    """What is wrong with LoRAs, (name, family), that are not for one model; nothing where they are."""
+    one_of = {family: name for name, family in reversed(loras)}
     if len(one_of) < 2:
         return []
     each = " and ".join(f"{name!r} for {family}" for family, name in sorted(one_of.items()))
-    return [UserError(f"these LoRAs are for different models: {each}", where="recipe")]
+    remedy = "Take together LoRAs of one kind of checkpoint"
+    return [UserError(f"these LoRAs are for different models: {each}", where=where, remedy=remedy)]
 
 
 def find_loras(lora_dir: str | Path) -> list[Path]:
@@ -157,16 +172,27 @@ def _field(quoted: str | None, bare: str | None) -> _Field:
 
 
 def _begins_numbers(fields: list[_Field]) -> bool:
+    fields = fields[1:] if _names_other(fields) else fields
     return len(fields) > 2 and not fields[2].quoted and parse_number(fields[2].text) is not None
+
+
+def _names_other(fields: list[_Field]) -> bool:
+    return len(fields) > 2 and not fields[2].quoted and bool(_OTHER.fullmatch(fields[2].text))
 
 
 def _item(fields: list[_Field]) -> Item:
     shown = ":".join(field.text for field in fields[:3]) or "an empty item"
-    strength = parse_number(fields[1].text) if len(fields) > 1 else None
+    strengths = [parse_number(text.strip()) for text in fields[1].text.split("/")] if len(fields) > 1 else []
     try:
-        if not fields[0].text or strength is None:
+        if not fields[0].text or None in strengths or len(strengths) not in (1, 2):
             raise UserError("this is not NAME:STRENGTH", remedy=_EXAMPLE)
-        return Item(fields[0].text, strength, _weights(fields))
+        other = None
+        if _names_other(fields) and (found := _OTHER.fullmatch(fields.pop(2).text)):
+            other = parse_number(found[1])
+            if other is None:
+                raise UserError(f"{found[1]!r}, the weight of what lies in no block, is not a number")
+        *te, strength = [number for number in strengths if number is not None]
+        return Item(fields[0].text, strength, _weights(fields), te[0] if te and te[0] != strength else None, other)
     except UserError as error:
         raise UserError(error.what, where=f"recipe, {shown}", remedy=error.remedy) from None
 
@@ -183,7 +209,10 @@ def _weights(fields: list[_Field]) -> str | tuple[float, ...] | None:
 
 
 def _format_item(item: Item) -> str:
-    parts = [_quoted(item.name), format_number(item.strength)]
+    strength = format_number(item.strength)
+    parts = [_quoted(item.name), strength if item.te is None else f"{format_number(item.te)}/{strength}"]
+    if item.other is not None:
+        parts.append(f"other={format_number(item.other)}")
     if isinstance(item.weights, str):
         parts.append(_quoted(item.weights, number_too=True))
     elif item.weights is not None:
@@ -193,7 +222,7 @@ def _format_item(item: Item) -> str:
 
 def _quoted(text: str, number_too: bool = False) -> str:
     plain = text and text == text.strip() and not any(c in ',:"' for c in text)
-    if plain and not (number_too and parse_number(text) is not None):
+    if plain and not (number_too and (parse_number(text) is not None or _OTHER.fullmatch(text))):
         return text
     return '"' + text.replace('"', '""') + '"'
 
@@ -213,8 +242,18 @@ def _numbers_of(
         raise UserError(error.what, where=f"recipe, {item.name}", remedy=error.remedy) from None
 
 
-def _find(name: str, files: list[Path], lora_dir: Path) -> Path:
-    """The one file of that stem, or of that path below the folder."""
+def name_of(path: Path, lora_dir: str | Path) -> str:
+    """A file's name in a recipe: its path below the LoRA folder, without an ending."""
+    return path.relative_to(lora_dir).with_suffix("").as_posix()
+
+
+def find_lora(name: str, lora_dir: str | Path, files: list[Path] | None = None) -> Path:
+    """The one file of that stem, or of that path below the folder. files: what find_loras found there.
+
+    Raises UserError: none, several, no such folder. It never leads out of the folder, but for links in it.
+    """
+    lora_dir = Path(lora_dir)
+    files = find_loras(lora_dir) if files is None else files
     stems = {path: path.relative_to(lora_dir).with_suffix("").as_posix() for path in files}
     found = [path for path, stem in stems.items() if stem == name] or [path for path in files if path.stem == name]
     if not found:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..header import read_header
-from .bake import bake_sources, limit_of
+from .bake import Progress, bake_sources, limit_of, no_progress
 from .families import flat_weights
 from .layout import family_of_file
 from .recipe import Item, Source
@@ -22,11 +22,12 @@ def resize(
     target_error: float | None = None,
     precision: str | None = None,
     against: str | Path | None = None,
+    progress: Progress = no_progress,
 ) -> Report:
     """Write `lora` with at most `rank` per module, or with the least ranks that err by no more than `target_error`.
 
     LoHa, LoKr and whole differences become plain LoRA; norms and biases stay. precision: None keeps the file's.
-    against: the checkpoint that DoRA, IA3 and GLoRA were made for.
+    against: the checkpoint that DoRA, IA3 and GLoRA were made for; progress: as in bake_sources.
     Raises UserError: neither or both of rank and target error, or what stands in the way of bake.
     """
     lora = Path(lora)
@@ -36,7 +37,7 @@ def resize(
     limit = limit_of(rank, target_error, precision)
     family = family_of_file(lora)
     source = Source(Item(lora.stem, 1.0), lora, None, flat_weights(family), family)
-    return bake_sources([source], out, limit, precision, against=against, keep_metadata=True)
+    return bake_sources([source], out, limit, precision, against=against, keep_metadata=True, progress=progress)
 
 
 def _stored_precision(path: Path) -> str:

@@ -78,14 +78,14 @@ def _guarded(path: Path, action: Callable[[Any, Path], _T]) -> _T:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _too_large(path) from None
     except Exception as error:  # a decoder may raise anything over bad bytes; Pillow's own list isn't complete
-        raise UserError(_broken(error), where=path, remedy="Replace the file or remove it") from error
+        raise broken(error, path) from error
 
 
 def _decoded(handle: Any, path: Path, alpha: bool) -> Image.Image:
     with Image.open(handle, formats=FORMATS) as image:
         _check(image, path)
         image.load()
-        return _upright(_rgba(image, path) if alpha else _rgb(image, path), image)
+        return upright(_rgba(image, path) if alpha else _rgb(image, path), image)
 
 
 def _described(handle: Any, path: Path) -> tuple[int, int, str]:
@@ -100,7 +100,7 @@ def _described(handle: Any, path: Path) -> tuple[int, int, str]:
             image.load()
         if image.format == "TIFF":  # Pillow has turned it
             return *image.size, note
-        return (height, width, note) if _orientation(image) >= 5 else (width, height, note)
+        return (height, width, note) if orientation(image) >= 5 else (width, height, note)
 
 
 def _check(image: Image.Image, path: Path) -> None:
@@ -159,22 +159,23 @@ def _notes_behind(handle: Any, size: int) -> bool:
     return False
 
 
-def _upright(picture: Image.Image, source: Image.Image) -> Image.Image:
+def upright(picture: Image.Image, source: Image.Image) -> Image.Image:
     """Turn `picture` as the EXIF data of `source` say. Pillow itself turns TIFF."""
-    method = None if source.format == "TIFF" else _UPRIGHT.get(_orientation(source))
+    method = None if source.format == "TIFF" else _UPRIGHT.get(orientation(source))
     return picture if method is None else picture.transpose(method)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """1 to 8 as EXIF counts; damaged data say nothing. A PNG is not decoded for what lies behind its pixels."""
     try:
-        orientation = Image.Image.getexif(image).get(_ORIENTATION)
+        found = Image.Image.getexif(image).get(_ORIENTATION)
     except Exception:  # noqa: BLE001 - a parser of damaged bytes: whatever it raises, the pixels are sound
         return 1
-    return orientation if isinstance(orientation, int) and orientation in _UPRIGHT else 1
+    return found if isinstance(found, int) and found in _UPRIGHT else 1
 
 
-def _has_transparency(image: Image.Image) -> bool:
+def has_transparency(image: Image.Image) -> bool:
+    """Whether a picture as opened can be transparent somewhere."""
     return image.mode in _ALPHA_MODES or (image.mode in _PLAIN_MODES and "transparency" in image.info)
 
 
@@ -182,14 +183,19 @@ def _rgb(image: Image.Image, path: Path) -> Image.Image:
     """A loaded picture of any mode as RGB; transparent parts become white."""
     if image.mode not in _ALPHA_MODES | _PLAIN_MODES:
         return _from_16_bit(np.asarray(image), path)
-    if not _has_transparency(image):
-        return image.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+    return flat(image.convert("RGBA")) if has_transparency(image) else image.convert("RGB")
+
+
+def flat(picture: Image.Image, colour: str = "white") -> Image.Image:
+    """An RGBA picture as RGB, its transparency on a colour; an RGB picture as it is."""
+    if picture.mode == "RGB":
+        return picture
+    return Image.alpha_composite(Image.new("RGBA", picture.size, colour), picture).convert("RGB")
 
 
 def _rgba(image: Image.Image, path: Path) -> Image.Image:
     """A loaded picture of any mode as RGBA, the colours below its transparency as they are."""
-    return image.convert("RGBA") if _has_transparency(image) else _rgb(image, path).convert("RGBA")
+    return image.convert("RGBA") if has_transparency(image) else _rgb(image, path).convert("RGBA")
 
 
 def _from_16_bit(values: NDArray[Any], path: Path) -> Image.Image:
@@ -205,10 +211,13 @@ def _too_large(path: Path) -> UserError:
     return UserError(what, where=path, remedy="Save it smaller: far fewer are trained on")
 
 
-def _broken(error: Exception) -> str:
+def broken(error: Exception, path: Path) -> UserError:
+    """What a decoder's error says of the file."""
     if isinstance(error, OSError) and error.errno:
-        return f"it can't be opened ({os.strerror(error.errno)})"
-    return f"it is broken or cut short ({str(error) or type(error).__name__})"
+        what = f"it can't be opened ({os.strerror(error.errno)})"
+    else:
+        what = f"it is broken or cut short ({str(error) or type(error).__name__})"
+    return UserError(what, where=path, remedy="Replace the file or remove it")
 
 
 def _unknown(head: bytes) -> str:

@@ -1,12 +1,8 @@
-"""Captions made by a program: how they are asked for, what becomes of those that are there, and the way back."""
+"""Captions made by a program: how they are asked for, and what becomes of those that are there."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import math
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, raise_all
-from ..files import replace_file, write_text
 from .captions import read
 
 EXISTING = ("keep", "append", "prepend", "replace")
@@ -28,7 +23,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 _SPECIAL = re.compile(r"([\\()])")
 Write = Callable[[Path, bytes], object]
-"""Writes a file."""
+"""Writes a file and remembers what was there, such as the `write` of a change of a project's journal."""
 _EXTENSION = re.compile(r"\.[\w-]{1,20}")
 
 
@@ -92,14 +87,6 @@ class Writing:
         return made
 
 
-@dataclass(frozen=True)
-class Undone:
-    """What undoing did: files that are as they were before, and files that were edited since and stay as they are."""
-
-    restored: tuple[Path, ...]
-    changed: tuple[Path, ...]
-
-
 def tags_text(names: Sequence[str], scores: Sequence[float], options: TagOptions) -> str:
     """A caption of the tags that score at least the threshold; ratings ("rating:safe") are never among them."""
     excluded = {word.strip().replace(" ", "_") for word in options.exclude}
@@ -149,14 +136,10 @@ def _distinct(tags: Iterable[str]) -> list[str]:
 
 
 class Writer:
-    """Writes captions beside pictures and keeps what was there before, so that `undo` can bring it back."""
+    """Writes captions beside pictures."""
 
-    def __init__(self, writing: Writing, undo: Path | Write) -> None:
-        """undo: the file that remembers, one JSON line for each caption, each written before its caption.
-
-        Or what writes in its place and remembers by itself, such as the `write` of a project's journal.
-        """
-        self._writing, self._undo = writing, undo
+    def __init__(self, writing: Writing, write: Write) -> None:
+        self._writing, self._write = writing, write
         self._owners: dict[Path, Path] = {}
 
     def write(self, picture: Path, caption: str) -> str:
@@ -172,11 +155,7 @@ class Writer:
             return "kept"
         if text == old:
             return "same"
-        if callable(self._undo):
-            self._undo(target, text.encode("utf-8"))
-        else:
-            self._remember(self._undo, target, text)
-            write_text(target, text)
+        self._write(target, text.encode("utf-8"))
         return "written"
 
     def _old(self, target: Path) -> str | None:
@@ -189,65 +168,6 @@ class Writer:
             if self._writing.existing in ("append", "prepend"):
                 raise
             return "?" if self._writing.existing == "keep" else None
-
-    @staticmethod
-    def _remember(journal: Path, target: Path, text: str) -> None:
-        before = base64.b64encode(target.read_bytes()).decode("ascii") if target.exists() else None
-        line = {"path": str(target.absolute()), "before": before, "after": _digest(text.encode("utf-8"))}
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        with open(journal, "a", encoding="utf-8", newline="\n") as handle:
-            handle.write(json.dumps(line, ensure_ascii=False) + "\n")
-            handle.flush()
-            os.fsync(handle.fileno())
-
-
-def undo(path: Path) -> Undone:
-    """Bring back what a Writer replaced, the latest first. What was edited since stays. Raises UserError."""
-    restored: list[Path] = []
-    changed: list[Path] = []
-    for entry in reversed(_entries(path)):
-        target = Path(entry["path"])
-        now = target.read_bytes() if target.is_file() else None
-        before = None if entry["before"] is None else base64.b64decode(entry["before"])
-        if now == before:
-            continue
-        if now is None or _digest(now) != entry["after"]:
-            changed.append(target)
-            continue
-        _put_back(target, before)
-        restored.append(target)
-    return Undone(tuple(restored), tuple(changed))
-
-
-def _put_back(target: Path, before: bytes | None) -> None:
-    if before is not None:
-        with replace_file(target) as temporary:
-            temporary.write_bytes(before)
-        return
-    try:
-        target.unlink()
-    except OSError as error:
-        remedy = "Check the folder's permissions"
-        raise UserError(f"the file can't be removed ({error.strerror})", where=target, remedy=remedy) from error
-
-
-def _entries(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError("there is nothing to undo", where=path, remedy="Choose another") from None
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            if number < len(lines):  # the last one may be cut off: then its caption wasn't written either
-                raise UserError(f"line {number} can't be understood", where=path, remedy="Mend or remove it") from None
-    return found
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _words(value: Any) -> tuple[str, ...]:

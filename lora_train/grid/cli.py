@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.checkpoint, *placement())
     with tqdm(total=grid.count, unit="cell") as bar:
 
-        def drawn(done: int, total: int) -> None:
+        def drawn(done: int, total: int, cell: object) -> None:
             bar.update(done - bar.n)
 
         sheet = make(model, grid, drawn)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -13,31 +13,48 @@ from ..errors import UserError
 from ..files import replace_file
 from ..header import read_header
 from .plan import Grid, epoch_file, grid_from
-from .sheet import Sheet
+from .sheet import Cell, Page, Sheet
 
 RECIPE_KEY = "train-lora-grid"
 _NOT_A_GRID = "Choose a picture that Train LoRA's grid has written"
 
 
-def save(sheet: Sheet, grid: Grid, out: str | Path, model_name: str = "") -> list[Path]:
+def save(
+    sheet: Sheet, grid: Grid, out: str | Path, model_name: str = "", there: Container[tuple[int, int, int]] = ()
+) -> list[Path]:
     """Write the sheets to `out` (NAME.png, then NAME-2.png …) and the cells into the folders of their names.
 
-    model_name: the checkpoint's name for the cells' text, where it is known. Returns all paths, the sheets first.
+    model_name: the checkpoint's name for the cells' text, where it is known. there: cells (page, row, column) that are
+    written already. Returns all paths, the sheets first.
     """
     sheets, cells = sheet_paths(grid, out), cell_paths(grid, out)
     written = []
     for number, page in enumerate(sheet.pages):
-        texts = {"parameters": shared_parameters(grid, number, model_name), RECIPE_KEY: grid.to_json()}
-        _write_png(page.picture, sheets[number], texts)
+        save_sheet(page, number, grid, out, model_name)
         for row, pictures in enumerate(page.cells):
             for column, cell in enumerate(pictures):
                 if cell is not None:
                     path = cells[number][row][column]
-                    text = page.texts[row][column] if page.texts else ""
-                    text = text or parameters(grid, Path(grid.loras[row]), grid.weights[column], number, model_name)
-                    _write_png(cell, path, {"parameters": text})
+                    if (number, row, column) not in there:
+                        text = page.texts[row][column] if page.texts else ""
+                        _write_cell(Cell(number, row, column, cell, text), grid, path, model_name)
                     written.append(path)
     return sheets[: len(sheet.pages)] + written
+
+
+def save_sheet(page: Page, number: int, grid: Grid, out: str | Path, model_name: str = "") -> Path:
+    """Write one page's sheet where `save` would; its path."""
+    path = sheet_paths(grid, out)[number]
+    texts = {"parameters": shared_parameters(grid, number, model_name), RECIPE_KEY: grid.to_json()}
+    _write_png(page.picture, path, texts)
+    return path
+
+
+def save_cell(cell: Cell, grid: Grid, out: str | Path, model_name: str = "") -> Path:
+    """Write one cell where `save` would; its path."""
+    path = cell_paths(grid, out)[cell.page][cell.row][cell.column]
+    _write_cell(cell, grid, path, model_name)
+    return path
 
 
 def sheet_paths(grid: Grid, out: str | Path) -> list[Path]:
@@ -118,6 +135,12 @@ def _lora_hash(lora: Path) -> str | None:
 def _quoted(value: str) -> str:
     """The WebUI's rule: JSON quotes around what holds its own separators."""
     return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",:\n") else value
+
+
+def _write_cell(cell: Cell, grid: Grid, path: Path, model_name: str) -> None:
+    lora, weight = Path(grid.loras[cell.row]), grid.weights[cell.column]
+    text = cell.text or parameters(grid, lora, weight, cell.page, model_name)
+    _write_png(cell.picture, path, {"parameters": text})
 
 
 def _row_name(lora: Path) -> str:

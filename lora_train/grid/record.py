@@ -10,13 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from PIL import Image
+
 from ..card import copy_file, guarded, write_card, write_preview
 from ..errors import UserError
 from ..files import write_text
 from ..header import read_header
 from . import files
 from .plan import OTHERS, Grid, epoch_file, grid_from, run_of
-from .sheet import Sheet
+from .sheet import Cell, Sheet
+from .sheet import page as labelled
 
 T = TypeVar("T")
 
@@ -58,26 +61,81 @@ class Record:
     dropped: list[list[str]] = field(default_factory=list)
 
 
-def begin(folder: Path, grid: Grid, *, name: str = "", checkpoint: str = "", band: Sequence[int] | None = None) -> None:
-    """Write down what will be drawn."""
-    with _LOCK:
-        _write(folder, _new(grid, name, checkpoint, band))
+class Drawing:
+    """A grid while it is drawn: its cells are kept as they come, its sheets are written at the end.
+
+    Drawn again in the same folder, the same grid of the same files keeps its pictures, marks and choice; of another one
+    they go.
+    """
+
+    def __init__(
+        self, folder: Path, grid: Grid, *, name: str = "", checkpoint: str = "", band: Sequence[int] | None = None
+    ) -> None:
+        """Write down what will be drawn. name, checkpoint: for people; band: first and last candidate epoch."""
+        self._folder, self._grid, self._checkpoint = folder, grid, checkpoint
+        self._there: set[tuple[int, int, int]] = set()
+        with _LOCK:
+            record, before = _new(grid, name, checkpoint, band), load(folder)
+            if before and (before.grid, before.rows) == (grid, record.rows):
+                record.marks, record.choice, record.dropped = before.marks, before.choice, before.dropped
+            elif before:
+                _remove_pictures(folder, before)
+            _write(folder, record)
+
+    def add(self, cell: Cell) -> None:
+        """Keep a cell; it can be looked at from now on."""
+        files.save_cell(cell, self._grid, self._folder / _SHEET, self._checkpoint)
+        self._there.add((cell.page, cell.row, cell.column))
+
+    def finish(self, sheet: Sheet) -> list[Path]:
+        """Write the sheets (grid.png, grid-2.png …), what isn't there of the cells, and the record.
+
+        Returns all pictures' paths, the sheets first.
+        """
+        written = files.save(sheet, self._grid, self._folder / _SHEET, self._checkpoint, self._there)
+        if self._knows_more(sheet):
+            self._draw_sheets()
+        self._close(sheet.errors)
+        return written
+
+    def break_off(self) -> None:
+        """It ends before its time: write the sheets of what is there, and the record."""
+        self._draw_sheets()
+        self._close(())
+
+    def _knows_more(self, sheet: Sheet) -> bool:
+        """Whether an earlier drawing came further."""
+        paths = files.cell_paths(self._grid, self._folder / _SHEET)
+        missing = (
+            paths[number][row][column]
+            for number, page in enumerate(sheet.pages)
+            for row, cells in enumerate(page.cells)
+            for column, cell in enumerate(cells)
+            if cell is None
+        )
+        return any(path.is_file() for path in missing)
+
+    def _draw_sheets(self) -> None:
+        out = self._folder / _SHEET
+        for number, rows in enumerate(files.cell_paths(self._grid, out)):
+            cells = [[_opened(path) for path in row] for row in rows]
+            if any(cell for row in cells for cell in row):
+                sheet = labelled(self._grid, number, cells, self._checkpoint)
+                files.save_sheet(sheet, number, self._grid, out, self._checkpoint)
+
+    def _close(self, errors: Sequence[str]) -> None:
+        with _LOCK:
+            record = _existing(self._folder)
+            record.errors = list(errors)
+            _find_pictures(self._folder, record)
+            _write(self._folder, record)
 
 
 def save(
     folder: Path, grid: Grid, sheet: Sheet, *, name: str = "", checkpoint: str = "", band: Sequence[int] | None = None
 ) -> list[Path]:
-    """Write the sheets (grid.png, grid-2.png …), the cells and the record; all pictures' paths, the sheets first."""
-    written = files.save(sheet, grid, folder / _SHEET, checkpoint)
-    with _LOCK:
-        before = load(folder)
-        record = _new(grid, name, checkpoint, band)
-        if before and before.grid == grid:
-            record.marks = before.marks
-        record.errors = list(sheet.errors)
-        _find_pictures(folder, record)
-        _write(folder, record)
-    return written
+    """Keep a grid that is drawn already; all pictures' paths, the sheets first."""
+    return Drawing(folder, grid, name=name, checkpoint=checkpoint, band=band).finish(sheet)
 
 
 def load(folder: Path) -> Record | None:
@@ -89,6 +147,8 @@ def load(folder: Path) -> Record | None:
         record = Record(grid_from(values["grid"]), [Row(**row) for row in values["rows"]])
         for name in asdict(record).keys() - {"grid", "rows"}:
             setattr(record, name, values.get(name, getattr(record, name)))
+        if not record.cells:  # it is being drawn, or was broken off
+            _find_pictures(folder, record)
         return record
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
@@ -214,6 +274,21 @@ def _find_pictures(folder: Path, record: Record) -> None:
     record.sheets = [named(path) for path in files.sheet_paths(record.grid, folder / _SHEET)]
     pages = files.cell_paths(record.grid, folder / _SHEET)
     record.cells = [[[named(path) for path in row] for row in rows] for rows in pages]
+
+
+def _remove_pictures(folder: Path, record: Record) -> None:
+    _find_pictures(folder, record)
+    cells = [cell for rows in record.cells for row in rows for cell in row]
+    for name in filter(None, [*record.sheets, *cells]):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _opened(path: Path) -> Image.Image | None:
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
 def _write(folder: Path, record: Record) -> None:

@@ -14,17 +14,16 @@ from ..model.sample import check, sample_many
 from ..network.kohya import open_lora, read_lora
 from ..network.lora import LoraNetwork
 from .plan import Grid
-from .sheet import Sheet, page
+from .sheet import Cell, OnCell, Sheet, page
 
-OnCell = Callable[[int, int], None]
 Switch = Callable[[str], LoraNetwork]
 
 _PIXELS_AT_ONCE = 4 * 512 * 512
 _TOKEN_LENGTHS = (None, 150, 225)
 
 
-def make(model: StableDiffusion, grid: Grid, on_cell: OnCell = lambda done, total: None) -> Sheet:
-    """The labelled sheets and their cells; calls on_cell(done, total) after each cell. The model is left as it was.
+def make(model: StableDiffusion, grid: Grid, on_cell: OnCell = lambda done, total, cell: None) -> Sheet:
+    """The labelled sheets and their cells; calls on_cell(done, total, cell) after each. The model is left as it was.
 
     A weight of 0 is the checkpoint's own picture, drawn without any adapter. Raises UserError naming the file at fault,
     before the first cell is drawn; a file that fails later leaves its row empty and is told in the sheet's errors.
@@ -37,18 +36,18 @@ def make(model: StableDiffusion, grid: Grid, on_cell: OnCell = lambda done, tota
     with attaching(model) as attach:
         for lora in reversed(kinds):  # the first one stays: to put layers on a model takes as long as a small picture
             attach(lora)
-        for lora in grid.loras:
+        for row, lora in enumerate(grid.loras):
             rows.append([])
             try:
                 network = attach(lora)
             except UserError as error:
                 errors.append(str(error))
                 network = None
-            for weight in grid.weights:
+            for column, weight in enumerate(grid.weights):
                 rows[-1].append(_cells(model, grid, network, weight, base))
-                for _ in grid.prompts:
+                for number, picture in enumerate(rows[-1][-1]):
                     done += 1
-                    on_cell(done, grid.count)
+                    on_cell(done, grid.count, Cell(number, row, column, picture) if picture else None)
     if len(errors) == len(grid.loras):
         raise UserError(errors[0])
     pages = [[[cells[number] for cells in row] for row in rows] for number in range(len(grid.prompts))]
@@ -66,7 +65,7 @@ def pictures(model: StableDiffusion, grid: Grid) -> list[Image.Image]:
     In company a picture may differ by a level of 255 here and there from the same one drawn alone.
     """
     at_once = max(1, _PIXELS_AT_ONCE // (grid.width * grid.height))
-    lengths = [_token_length(model, prompt, grid.negative_prompt) for prompt in grid.prompts]
+    lengths = [token_length(model, prompt, grid.negative_prompt) for prompt in grid.prompts]
     drawn: dict[int, Image.Image] = {}
     for length in dict.fromkeys(lengths):
         alike = [number for number, its in enumerate(lengths) if its == length]
@@ -131,7 +130,7 @@ def _cells(
     return list(pictures(model, grid))
 
 
-def _token_length(model: StableDiffusion, prompt: str, negative_prompt: str) -> int | None:
+def token_length(model: StableDiffusion, prompt: str, negative_prompt: str) -> int | None:
     """How many tokens must be read so that no word is lost, as sample_many takes it; 225 at most."""
     count = max(len(model.tokenizer(text).input_ids) for text in (prompt, negative_prompt)) - 2
     return next((length for length in _TOKEN_LENGTHS if count <= (length or 75)), _TOKEN_LENGTHS[-1])

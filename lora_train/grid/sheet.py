@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +34,21 @@ _WIDE_FONTS = (
         "Arial Unicode.ttf",
     ),
 )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture that has just been drawn. text: its generation parameters, where the host has written them itself."""
+
+    page: int
+    row: int
+    column: int
+    picture: Image.Image
+    text: str = ""
+
+
+OnCell = Callable[[int, int, Cell | None], None]
+"""Called with (done, total, cell): cell is the picture that was drawn, None where only the numbers are told."""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,25 @@ from PIL import Image
 from ..dataset.tagging import Tagged, TagOptions
 from ..errors import UserError
 from ..grid.plan import Grid
-from ..grid.sheet import Sheet
+from ..grid.sheet import OnCell, Sheet
+from .shot import Applied, Cancelled, Shot, never
 
-__all__ = ["Captioner", "Checkpoint", "Grid", "Host", "OnCaption", "Sheet", "TagOptions", "Tagged", "find_captioner"]
+__all__ = [
+    "Applied",
+    "Cancelled",
+    "Captioner",
+    "Checkpoint",
+    "Grid",
+    "Host",
+    "OnCaption",
+    "OnCell",
+    "Sheet",
+    "Shot",
+    "TagOptions",
+    "Tagged",
+    "find_captioner",
+    "never",
+]
 
 OnCaption = Callable[[int, int, Path, str], None]
 """Called with (done, total, picture, caption); the caption of a picture that can't be read is empty."""
@@ -70,10 +86,11 @@ class Host(Protocol):
         """For people: 'Stable Diffusion WebUI v1.10.1', 'standalone'."""
 
     def capabilities(self) -> frozenset[str]:
-        """What this host can do besides: "captions:deepbooru", "captions:blip", "upscale", "grid", "narrow", "choose".
+        """What this host can do besides: "captions:deepbooru", "captions:blip", "upscale", "grid", "render", "live",
+        "narrow", "choose".
 
         "upscale" stands for more than Lanczos; "narrow" for drawing with checkpoints of any width, as the demo's;
-        "choose" for a method of that name that takes a checkpoint.
+        "choose" for a method of that name that takes a checkpoint; "live" for block weights without a file.
         """
 
     def checkpoint(self) -> Checkpoint | None:
@@ -121,8 +138,14 @@ class Host(Protocol):
         Its proportions are the caller's. A picture that is large enough is made smaller by Lanczos. Raises UserError.
         """
 
-    def draw(self, grid: Grid, on_cell: Callable[[int, int], None]) -> Sheet:
-        """Draw a grid on the host's checkpoint; calls on_cell(done, total). Raises UserError."""
+    def draw(self, grid: Grid, on_cell: OnCell) -> Sheet:
+        """Draw a grid on the host's checkpoint; calls on_cell, which may raise to end it. Raises UserError."""
+
+    def render(self, shot: Shot, cancelled: Cancelled = never) -> Image.Image | None:
+        """Draw one picture on the host's checkpoint. None when it was called off. Raises UserError.
+
+        The host's settings, its own jobs and its folder of pictures stay as they are.
+        """
 
 
 def find_captioner(host: Host, name: str) -> Captioner:

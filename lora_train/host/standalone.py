@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +13,15 @@ from PIL import Image
 
 from ..errors import UserError
 from ..paths import MINI_CHECKPOINT
-from .base import Captioner, Checkpoint, Grid, Sheet
+from .base import Cancelled, Captioner, Checkpoint, Grid, OnCell, Sheet, Shot, never
 
 if TYPE_CHECKING:
     from ..model.load import StableDiffusion
+    from .merged import Merged
 
 _ENDINGS = (".safetensors", ".ckpt")
 _LANCZOS = "Lanczos"
+_LENT = "a training has the GPU"
 
 
 class StandaloneHost:
@@ -39,12 +41,13 @@ class StandaloneHost:
         self._lora_dir, self._data_dir = Path(lora_dir), Path(data_dir)
         self._models_dir = Path(models_dir) if models_dir else self._chosen.parent if self._chosen else None
         self._model: StableDiffusion | None = None
+        self._merged: Merged | None = None
         self._lock = threading.RLock()
         self._busy = ""
 
     def capabilities(self) -> frozenset[str]:
-        """Grids on any checkpoint, and the choice of it."""
-        return frozenset({"grid", "narrow", "choose"})
+        """Grids and pictures on any checkpoint, and the choice of it."""
+        return frozenset({"grid", "render", "live", "narrow", "choose"})
 
     def checkpoint(self) -> Checkpoint | None:
         """The chosen checkpoint; the embedded one where none was chosen; None where that is missing too."""
@@ -119,19 +122,44 @@ class StandaloneHost:
     @contextmanager
     def memory_for_training(self) -> Iterator[None]:
         """The model is dropped, and no grid is drawn meanwhile; the next one loads it again."""
-        with self._lock, self._doing("a training has the GPU"):
+        with self._lock, self._doing(_LENT):
             self.release()
             yield
 
-    def draw(self, grid: Grid, on_cell: Callable[[int, int], None]) -> Sheet:
+    def draw(self, grid: Grid, on_cell: OnCell) -> Sheet:
         """Draw a grid on the chosen checkpoint."""
         from ..grid.run import make  # diffusers takes seconds to import
 
         with self._lock, self._doing("drawing"):
             try:
-                return make(self._loaded(), grid, on_cell)
+                model = self._loaded()
+                if self._merged:
+                    self._merged.remove()
+                return make(model, grid, on_cell)
             except BaseException:
                 self.release()  # whatever went wrong, the next grid starts from the file
+                raise
+
+    def render(self, shot: Shot, cancelled: Cancelled = never) -> Image.Image | None:
+        """Draw one picture on the chosen checkpoint. Its LoRAs stay on the model for the next one, which changes only
+        the layers whose weights moved. Raises UserError.
+        """
+        if self._busy == _LENT:
+            raise UserError(_LENT, where="GPU", remedy="Wait until it is done, or pause it")
+        with self._lock, self._doing("drawing"):
+            if cancelled():
+                return None
+            from .merged import Merged, picture  # diffusers takes seconds to import
+
+            try:
+                model = self._loaded()
+                self._merged = self._merged or Merged(model)
+                self._merged.apply(shot.loras)
+                return picture(model, shot.cell, cancelled)
+            except UserError:
+                raise  # nothing is half done then
+            except BaseException:
+                self.release()
                 raise
 
     @contextmanager
@@ -147,7 +175,7 @@ class StandaloneHost:
         with self._lock:
             if self._model is None:
                 return
-            self._model = None
+            self._model = self._merged = None
             gc.collect()
             import torch
 

@@ -16,7 +16,10 @@ import psutil
 from ..errors import DONE, STOPPED, UserError
 from ..events import Event, event
 from ..files import write_text
+from ..grid.files import sheet_paths
 from ..grid.plan import Grid, choose, series
+from ..grid.record import Drawing
+from ..grid.sheet import Cell
 from ..host.base import Host
 from . import record as records
 from . import request as requests
@@ -57,6 +60,7 @@ class Job:
         self._grace, self._patience = grace, patience
         self._owner = ProcessLock(folder / "owner.lock")
         self._child: Child | None = None
+        self._drawing: Drawing | None = None
         self._asked, self._wish = threading.Event(), ""
         self._saved = self._run_since = 0.0
         self._seconds_before, self._again = 0.0, False
@@ -305,31 +309,36 @@ class Job:
             self.record.state, self.record.stage = "done", ""
 
     def _draw(self, request: Request, plan: Grid) -> None:
-        from ..grid import record as grids
-        from ..grid.files import sheet_paths
-
         if settings := request.settings:
             found = series(Path(settings.output_dir), settings.output_name)
             files = choose(rows(self.record.files, found), request.epochs, self.record.band)
             plan = replace(plan, loras=files, prompts=plan.prompts or prompts_of(settings))
+        about = {"name": self.record.name, "checkpoint": self.record.checkpoint}
+        drawing = self._drawing = Drawing(self.folder, plan, **about, band=self.record.band)
         self.record.grid = GridRecord(0, plan.count)
         self.record.state, self.record.stage = "grid", "drawing the grid"
         self._save_quietly()
-        about = {"name": self.record.name, "checkpoint": self.record.checkpoint}
-        grids.begin(self.folder, plan, **about, band=self.record.band)
-        sheet = self._host.draw(plan, self._cell_drawn)
-        grids.save(self.folder, plan, sheet, **about, band=self.record.band)
-        for text in sheet.errors:
-            self.record.warn(text)
-        pages = [str(path) for path in sheet_paths(plan, self.folder / "grid.png") if path.is_file()]
-        self.record.grid.pages, self.record.grid.path = pages, next(iter(pages), None)
+        try:
+            sheet = self._host.draw(plan, self._cell_drawn)
+            drawing.finish(sheet)
+            for text in sheet.errors:
+                self.record.warn(text)
+        except BaseException:
+            with suppress(OSError, UserError):
+                drawing.break_off()
+            raise
+        finally:
+            pages = [str(path) for path in sheet_paths(plan, self.folder / "grid.png") if path.is_file()]
+            self.record.grid.pages, self.record.grid.path = pages, next(iter(pages), None)
 
     def _drawable(self) -> None:
         """Raises Interrupted where the end was asked for."""
         if self._asked.is_set():
             raise Interrupted
 
-    def _cell_drawn(self, done: int, total: int) -> None:
+    def _cell_drawn(self, done: int, total: int, cell: Cell | None = None) -> None:
+        if cell and self._drawing:
+            self._drawing.add(cell)
         self._drawable()
         if self.record.grid:
             self.record.grid.done, self.record.grid.total = done, total

@@ -85,12 +85,14 @@ def sample_many(
     clip_skip: int | None = None,
     max_token_length: int | None = None,
     prediction_type: str = "epsilon",
+    on_step: Callable[[Tensor, Tensor], None] = lambda x_t, t: None,
 ) -> list[Image.Image]:
     """A picture for each prompt and its seed, all in one batch. Sizes in pixels; raises UserError (see check).
 
     Prompts may have weights, "(word:1.3)" and "[word]", as in the WebUI.
     clip_skip and max_token_length as in training (None or 1: the last layer; None: 75 tokens).
     prediction_type: "epsilon", or "v_prediction" for SD2's 768-pixel checkpoints and others.
+    on_step(x_t, t) sees what the UNet sees before each step, one row a picture; what it raises ends the drawing.
     All noise is drawn on the CPU from a picture's own seed, so that it begins alike on every device. Drawn in company a
     picture is the same but for rounding (a level of 255 here and there).
     """
@@ -104,6 +106,7 @@ def sample_many(
     latents = noise.to(model.device, model.unet.dtype) * schedule.init_noise_sigma
     for t in schedule.timesteps:
         both = schedule.scale_model_input(torch.cat([latents, latents]), t)
+        on_step(both[: len(latents)], t)
         negative, positive = predict(model, both, t, text).chunk(2)
         guided = negative + cfg_scale * (positive - negative)
         latents = schedule.step(guided, t, latents, generator=generators).prev_sample

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from ..dataset import encodings
 from ..dataset.folders import listed, shown
-from . import tokens
+from . import edits, tokens
 from .captions import Row, Table
 from .edits import Add, Deduplicate, Edit, Remove, Reorder, Replace, Save, key, tags_of
 
@@ -55,15 +55,10 @@ class Finding:
             "text": self.text,
             "pictures": [row.as_dict()["name"] for row in self.rows],
             "tags": list(self.tags),
-            "edit": None if self.edit is None else edit_dict(self.edit),
+            "edit": None if self.edit is None else edits.as_dict(self.edit),
             "title": "" if self.edit is None else self.edit.title(),
             "hint": self.hint,
         }
-
-
-def edit_dict(edit: Edit) -> dict[str, Any]:
-    """An edit as `edits.from_dict` reads it."""
-    return {"edit": type(edit).__name__.lower(), **asdict(edit)}  # type: ignore[call-overload]
 
 
 def audit(table: Table, trigger: str = "", max_token_length: int = 75) -> list[Finding]:
@@ -79,9 +74,10 @@ def audit(table: Table, trigger: str = "", max_token_length: int = 75) -> list[F
     found += _encodings(rows)
     found += _lines(written)
     found += _lengths(written, max_token_length)
+    known = bool(trigger.strip()) and not all(_lacks(row, trigger) for row in written)
     for _, group in groupby(sorted(written, key=lambda row: row.folder), key=lambda row: row.folder):
         members = list(group)
-        found += _trigger(members, trigger)
+        found += _trigger(members, trigger, known)
         found += _contradictions(members)
     found += _repeated(written)
     found += _spellings(written)
@@ -160,20 +156,28 @@ def _lengths(rows: Sequence[Row], limit: int) -> Iterator[Finding]:
 # Tags
 
 
-def _trigger(rows: Sequence[Row], trigger: str) -> Iterator[Finding]:
-    """trigger: "" takes the folder's words, or the first of them, where a caption begins with these."""
+def _trigger(rows: Sequence[Row], trigger: str, known: bool) -> Iterator[Finding]:
+    """trigger: "" takes the folder's words, or the first of them, where a caption begins with these.
+
+    known: some caption of the set has the trigger. A folder none of whose captions does may have its own.
+    """
     wanted = trigger.strip() or _trigger_of(rows)
     if not wanted:
         return
-    inside = re.compile(rf"(?<!\w){re.escape(key(wanted))}(?!\w)")
-    without = [row for row in rows if not inside.search(key(row.caption))]
+    without = [row for row in rows if _lacks(row, wanted)]
     if without:
         text = f'{_of(without, rows)} of {shown(rows[0].folder)} lack "{wanted}"'
-        yield Finding("trigger", text, tuple(without), (wanted,), Add((wanted,)))
+        other = known and len(without) == len(rows)
+        yield Finding("trigger", text, tuple(without), (wanted,), Add((wanted,)), hint=other)
     later = [row for row in rows if key(wanted) in row.keys and row.tags and key(row.tags[0]) != key(wanted)]
     if later:
         text = f'{_of(later, rows)} of {shown(rows[0].folder)} have "{wanted}", but not first'
         yield Finding("trigger", text, tuple(later), (wanted,), Reorder(first=(wanted,)), hint=True)
+
+
+def _lacks(row: Row, trigger: str) -> bool:
+    """Whether a caption has the trigger neither as a tag nor as words of a sentence."""
+    return not re.search(rf"(?<!\w){re.escape(key(trigger))}(?!\w)", key(row.caption))
 
 
 def _trigger_of(rows: Sequence[Row]) -> str:

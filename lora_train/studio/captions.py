@@ -18,9 +18,12 @@ from typing import Any
 from ..dataset import captions, encodings, folders
 from ..dataset.folders import Listing, list_folder, shown
 from ..errors import UserError
-from . import edits, project
+from . import edits, limited, project
 from .edits import Edit, Save, key
-from .journal import Journal, Undone
+from .journal import Entry, Journal, Undone
+
+TITLE = "captions: "
+"""How the journal's entries begin that are about captions."""
 
 _NUMBERED = re.compile(r"[0-9]+_.*", re.DOTALL)
 
@@ -114,11 +117,15 @@ class Preview:
 
 @dataclass(frozen=True)
 class Applied:
-    """What was written; files that were changed after the preview and stay as they are; what couldn't be written."""
+    """What was written; files that were changed after the preview and stay as they are; what couldn't be written.
+
+    entry: its id in the journal, None where nothing was written.
+    """
 
     written: tuple[Path, ...]
     changed: tuple[Path, ...]
     problems: tuple[UserError, ...]
+    entry: int | None = None
 
 
 @dataclass(frozen=True)
@@ -223,10 +230,13 @@ def journal_of(folder: str | Path) -> Journal:
     return Journal(_root(project.understand(folder)))
 
 
-def preview(table: Table, edit: Edit | Sequence[Edit], rows: Iterable[Row] | None = None) -> Preview:
+def preview(
+    table: Table, edit: Edit | Sequence[Edit], rows: Iterable[Row] | None = None, seconds: float | None = None
+) -> Preview:
     """What an edit, or several in turn, would do to `rows` (all but those of regularisation). Writes nothing.
 
-    A caption file that several pictures share is changed for all of them. Raises UserError.
+    A caption file that several pictures share is changed for all of them. seconds: what a regular expression may take,
+    in a process of its own; None: no limit. Raises UserError.
     """
     chain = list(edit) if isinstance(edit, Sequence) else [edit]
     chosen = {row.file: row for row in (table.own if rows is None else rows)}
@@ -234,13 +244,24 @@ def preview(table: Table, edit: Edit | Sequence[Edit], rows: Iterable[Row] | Non
     for row in table.rows:
         if row.file in chosen:
             sharing.setdefault(row.file, []).append(row.picture)
-    changes, skipped = [], []
+    starts: list[tuple[Row, str]] = []
+    skipped = []
+    named = [one.read_as for one in chain if isinstance(one, Save) and one.read_as]
     for file, row in chosen.items():
-        if row.problem and not any(isinstance(one, Save) and one.read_as for one in chain):
+        if row.problem and not named:
             skipped.append(f"{shown(file.name)}: {row.problem}")
-            continue
-        if change := _change(row, chain, table.known, tuple(sharing.get(file, [row.picture]))):
-            changes.append(change)
+        else:
+            starts.append((row, _read_as(file, named[-1]) if named and row.digest else row.text))
+    if seconds is not None and limited.is_slow(chain):
+        made = limited.texts(chain, [text for _, text in starts], table.known, seconds)
+    else:
+        made = [edits.done(chain, text, table.known) for _, text in starts]
+    saves = any(isinstance(one, Save) for one in chain)
+    changes = [
+        _change(row, text, tuple(sharing.get(row.file, [row.picture])))
+        for (row, _), text in zip(starts, made, strict=True)
+        if text != row.text or (saves and row.digest and (row.encoding or row.note))
+    ]
     return Preview("; ".join(one.title() for one in chain), tuple(changes), tuple(skipped))
 
 
@@ -251,7 +272,7 @@ def apply(table: Table, wanted: Preview, progress: Callable[[int, int], None] | 
     problems: list[UserError] = []
     if not wanted.changes:
         return Applied((), (), ())
-    with table.journal.change(f"captions: {wanted.title}") as step:
+    with table.journal.change(TITLE + wanted.title) as step:
         for done, change in enumerate(wanted.changes, 1):
             try:
                 if _digest(change.file) != change.digest:
@@ -263,12 +284,20 @@ def apply(table: Table, wanted: Preview, progress: Callable[[int, int], None] | 
                 problems.append(error)
             if progress:
                 progress(done, len(wanted.changes))
-    return Applied(tuple(written), tuple(changed), tuple(problems))
+    return Applied(tuple(written), tuple(changed), tuple(problems), step.number if step.steps else None)
 
 
-def undo(folder: str | Path) -> Undone:
-    """Take back the latest change of the set's journal. Files edited since stay, and are named. Raises UserError."""
-    return journal_of(folder).undo()
+def history(folder: str | Path) -> list[Entry]:
+    """What was done to captions, as the set's journal has it, the latest first. Raises UserError."""
+    return [entry for entry in journal_of(folder).entries() if entry.title.startswith(TITLE)]
+
+
+def undo(folder: str | Path, number: int | None = None) -> Undone:
+    """Take back a change, the latest one of the set's journal where no number is given.
+
+    Files edited since stay, and are named. Raises UserError, also where a later change touched the same files.
+    """
+    return journal_of(folder).undo(number)
 
 
 # Which folders
@@ -386,16 +415,7 @@ def _as(row: Row, encoding: str) -> Row:
 # Changing
 
 
-def _change(row: Row, chain: Sequence[Edit], known: Counter[str], pictures: tuple[Path, ...]) -> Change | None:
-    """None where the file stays as it is."""
-    text, rewritten = row.text, False
-    for edit in chain:
-        if isinstance(edit, Save) and row.digest:
-            rewritten |= bool(row.encoding or row.note)
-            text = _read_as(row.file, edit.read_as) if edit.read_as else text
-        text = edit.text(text, known)
-    if text == row.text and not rewritten:
-        return None
+def _change(row: Row, text: str, pictures: tuple[Path, ...]) -> Change:
     notes = ["new file"] if row.missing else []
     notes += [f"was {row.encoding}"] if row.encoding else []
     notes += [row.note] if row.note else []

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor
+from PIL import Image, ImageChops, ImageColor
 
 from ..dataset import images
 from ..errors import UserError
 from ..files import check_output_name
 from . import look
 from .journal import Change
-from .look import flat
 from .project import Project
 from .scan import SHAPES
 
@@ -30,6 +29,8 @@ __all__ = ["SHAPES", "Box", "Cut", "Face", "Made", "Options", "Rendered"]
 
 ALPHA = ("flat", "mask", "keep")
 SIDES = (512, 768, 1024)
+PARTS = ("face", "clothes", "shoes", "body")
+"""Of one person in one photograph."""
 
 Enlarge = Callable[[Image.Image, int, int], Image.Image]
 """(picture, width, height): the RGB picture at that size, which is larger, as a host's upscaler makes it."""
@@ -120,7 +121,15 @@ def centred(size: tuple[int, int], aspect: float) -> Box:
 def head(face: Box, size: tuple[int, int], shoulder: float = 0.6) -> Box:
     """The square around a head with hair above and some shoulder below; `shoulder` in heights of the face."""
     side = face.height * (1.55 + shoulder)
-    return inside(face.left + face.width / 2 - side / 2, face.top - 0.55 * face.height, side, side, size)
+    box = inside(face.left + face.width / 2 - side / 2, face.top - 0.55 * face.height, side, side, size)
+    left = _holding(box.left, box.width, face.left, face.width)
+    return Box(left, _holding(box.top, box.height, face.top, face.height), box.width, box.height)
+
+
+def _holding(start: int, length: int, wanted: int, extent: int) -> int:
+    """Where a stretch begins that is moved no more than it must be to hold another one, as far as it is long enough."""
+    low, high = sorted((wanted, wanted + extent - length))
+    return min(max(start, low), high)
 
 
 def parts(face: Box, size: tuple[int, int]) -> dict[str, Box]:
@@ -248,7 +257,8 @@ class Options:
     """side: pixels of the shorter side; None keeps the size. background: a colour below what is transparent.
 
     alpha: "flat" (on the background), "mask" (that, and the transparency as a picture in the project's masks/), "keep".
-    captions: whether the text file beside the picture is copied.
+    captions: whether the text file beside the picture is copied. remove: tells what is no background, which becomes
+    transparent before anything else is done; see masks.remover.
     """
 
     side: int | None = None
@@ -256,6 +266,7 @@ class Options:
     alpha: str = "flat"
     captions: bool = True
     extension: str = ".txt"
+    remove: Callable[[Image.Image], Image.Image] | None = None
 
     def check(self) -> Options:
         """Itself. Raises UserError."""
@@ -290,9 +301,21 @@ class Made:
     stopped: bool = False
 
 
+def check_folder(name: str) -> str:
+    """A name for a folder of cuts. Raises UserError."""
+    try:
+        return check_output_name(name)
+    except UserError as error:
+        remedy = "Write repeats, an underscore and a name, such as 10_hina"
+        raise UserError(error.what, where="into", remedy=remedy) from None
+
+
 def render(cut: Cut, options: Options, enlarge: Enlarge | None = None) -> Rendered:
     """The picture of a cut, which is not written anywhere. Raises UserError."""
     whole = images.read(cut.picture, alpha=True)
+    if options.remove is not None:
+        kept = options.remove(images.flat(whole))
+        whole.putalpha(ImageChops.multiply(whole.getchannel("A"), kept.convert("L")))
     box = checked(cut.box, whole.size) if cut.box else Box(0, 0, *whole.size)
     picture = whole.crop((box.left, box.top, box.right, box.bottom))
     factor = options.side / min(picture.size) if options.side else 1.0
@@ -302,7 +325,7 @@ def render(cut: Cut, options: Options, enlarge: Enlarge | None = None) -> Render
         raise UserError(what, where=cut.picture.name, remedy="Choose another box")
     alpha = picture.getchannel("A") if look.transparent(picture) else None
     if alpha is not None and options.alpha != "keep":
-        picture = flat(picture, options.background)
+        picture = images.flat(picture, options.background)
     picture = _sized(picture.convert("RGB"), size, enlarge)
     if alpha is None or options.alpha == "flat":
         return Rendered(picture, None, factor)
@@ -328,7 +351,7 @@ def make(
     """
     options = (options or Options()).check()
     for folder in {cut.folder for cut in cuts}:
-        check_output_name(folder)
+        check_folder(folder)
     made: list[Path] = []
     problems: list[UserError] = []
     notes: list[str] = []
@@ -354,8 +377,8 @@ def _made(
     caption = cut.picture.with_suffix(options.extension)
     target = _free(project.image / cut.folder, stem, options.extension)
     if rendered.mask is not None:
-        masks = project.root / "masks" / cut.folder / target.name
-        change.create(masks, lambda path: rendered.mask.save(path, "PNG"))  # type: ignore[union-attr]
+        mask = rendered.mask
+        change.create(project.masks / cut.folder / target.name, lambda path: mask.save(path, "PNG"))
     change.create(target, lambda path: rendered.picture.save(path, "PNG"))
     if options.captions and caption.is_file():
         change.copy(caption, target.with_suffix(options.extension))
@@ -393,7 +416,7 @@ Detect = Callable[[Image.Image], Sequence[Face]]
 def faces_of(picture: Path, detect: Detect) -> tuple[tuple[int, int], list[Face]]:
     """(upright size, faces in its pixels, the largest first). Raises UserError for a broken picture."""
     width, height, _ = images.inspect(picture)
-    small = flat(look.small(picture, _FACE_LOOK))
+    small = images.flat(look.small(picture, _FACE_LOOK))
     factor = width / small.width
     found = [Face(_clipped(face.box.scaled(factor), (width, height)), face.score) for face in detect(small)]
     return (width, height), sorted(found, key=lambda face: -face.box.width * face.box.height)
@@ -405,17 +428,10 @@ def heads(
     """Cuts around the largest head of each picture, or every head; and which pictures have none or are broken."""
     cuts: list[Cut] = []
     problems: list[UserError] = []
-    for picture in pictures:
-        try:
-            size, found = faces_of(picture, detect)
-        except UserError as error:
-            problems.append(error)
-            continue
+    for picture, size, found in _seen(pictures, detect, problems):
         chosen = found if every else found[:1]
         suffixes = [""] if len(chosen) == 1 else [f"face{n}" for n in range(1, len(chosen) + 1)]
         cuts += [Cut(picture, folder, head(f.box, size, shoulder), s) for f, s in zip(chosen, suffixes, strict=True)]
-        if not found:
-            problems.append(UserError("no face was found", where=picture.name, remedy="Draw its box by hand"))
     return cuts, problems
 
 
@@ -423,17 +439,25 @@ def persons(pictures: Iterable[Path], detect: Detect, folders: dict[str, str]) -
     """Cuts of one person's parts into folders of their own: {"face": "100_hina woman", "shoes": "20_hina shoes"}."""
     cuts: list[Cut] = []
     problems: list[UserError] = []
+    for picture, size, found in _seen(pictures, detect, problems):
+        boxes = parts(found[0].box, size)
+        cuts += [Cut(picture, folders[part], box, part) for part, box in boxes.items() if part in folders]
+    return cuts, problems
+
+
+def _seen(
+    pictures: Iterable[Path], detect: Detect, problems: list[UserError]
+) -> Iterator[tuple[Path, tuple[int, int], list[Face]]]:
+    """(picture, size, faces) where there is a face; the others are added to `problems`."""
     for picture in pictures:
         try:
             size, found = faces_of(picture, detect)
+            if not found:
+                raise UserError("no face was found", where=picture.name, remedy="Draw its box by hand")
         except UserError as error:
             problems.append(error)
-            continue
-        boxes = parts(found[0].box, size) if found else {}
-        cuts += [Cut(picture, folders[part], box, part) for part, box in boxes.items() if part in folders]
-        if not found:
-            problems.append(UserError("no face was found", where=picture.name, remedy="Draw its boxes by hand"))
-    return cuts, problems
+        else:
+            yield picture, size, found
 
 
 def shaped(
@@ -467,7 +491,7 @@ def _boxes(picture: Path, aspect: float, way: str, overlap: float, detect: Detec
     if way == "split":
         return split((width, height), aspect, overlap)
     found = [face.box for face in faces_of(picture, detect)[1]] if detect else []
-    return [focal(flat(look.small(picture, _LOOK)), (width, height), aspect, faces=found)]
+    return [focal(images.flat(look.small(picture, _LOOK)), (width, height), aspect, faces=found)]
 
 
 def _clipped(box: Box, size: tuple[int, int]) -> Box:

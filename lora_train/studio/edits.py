@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -32,6 +32,13 @@ _ESCAPED = re.compile(r"\\([()])")
 _SPACES = re.compile(r"\s+")
 _BRACES = re.compile(r"\{[^{}]*\|[^{}]*\}")
 _HIDDEN = "\0"  # in place of commas in braces; captions have no NUL
+_SIDE = re.compile(r"(?<![^\W\d_])(left|right)(?=(?:most)?(?![^\W\d_]))", re.IGNORECASE)
+# Where the two words are no sides, with underscores as spaces.
+_NO_SIDE = re.compile(
+    r"\bleft (?:behind|alone|over|overs|4 dead|unattended|for dead)\b|\b(?:nothing|what is|all that is|only one) left\b"
+    r"|\ball right\b|\bright (?:angles?|angled|now|away|here|there|before|after|at|in|on|under|above|behind|next|beside|stuff)\b",
+    re.IGNORECASE,
+)
 
 Parts = list[list[str]]
 """The tags of a line, between the marks."""
@@ -277,6 +284,38 @@ class Brackets(_ByLine):
 
 
 @dataclass(frozen=True)
+class Swap(_ByLine):
+    """left to right and right to left, as a mirrored picture has them: "looking to the left", "left-handed".
+
+    Only whole words that mean a side: neither "bright" nor "right angle". protect: tags that stay, such as a trigger.
+    """
+
+    protect: tuple[str, ...] = ()
+
+    def title(self) -> str:
+        return "swap left and right"
+
+    def line(self, line: str, known: Counter[str]) -> str:
+        spared = {tag.strip() for tag in self.protect}
+        return _mapped(line, lambda tag: [tag if tag in spared else mirrored(tag)])
+
+
+def mirrored(tag: str) -> str:
+    """A tag or sentence as it is true of the mirrored picture."""
+    if not _SIDE.search(tag):
+        return tag
+    spared = [found.span() for found in _NO_SIDE.finditer(tag.replace("_", " ").replace("-", " "))]
+
+    def other(word: re.Match[str]) -> str:
+        if any(start <= word.start() < end for start, end in spared):
+            return word[0]
+        new = "right" if word[0].lower() == "left" else "left"
+        return new.upper() if word[0].isupper() else new.capitalize() if word[0][0].isupper() else new
+
+    return _SIDE.sub(other, tag)
+
+
+@dataclass(frozen=True)
 class Set:
     """The whole caption anew: what a cell of the table holds after it was edited."""
 
@@ -310,6 +349,7 @@ KINDS: dict[str, type] = {
     "deduplicate": Deduplicate,
     "underscores": Underscores,
     "brackets": Brackets,
+    "swap": Swap,
     "set": Set,
     "save": Save,
 }
@@ -340,6 +380,18 @@ def from_dict(values: Mapping[str, Any]) -> Edit:
             raise UserError("there is no such option", where=name, remedy="Leave it out")
         given[name] = _value(kind, name, str(known[name].type), value)
     return checked(kind, given)
+
+
+def as_dict(edit: Edit) -> dict[str, Any]:
+    """An edit as `from_dict` reads it."""
+    return {"edit": type(edit).__name__.lower(), **asdict(edit)}  # type: ignore[call-overload]
+
+
+def done(chain: Iterable[Edit], text: str, known: Counter[str]) -> str:
+    """The caption that several edits in turn make of this one."""
+    for edit in chain:
+        text = edit.text(text, known)
+    return text
 
 
 def checked(kind: type, given: Mapping[str, Any]) -> Edit:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..dataset.images import SUFFIXES
@@ -46,10 +46,13 @@ class Undone:
 
 
 class Change:
-    """A change that is being made; see `Journal.change`. Every method raises UserError, and then did nothing."""
+    """A change that is being made; see `Journal.change`. Every method raises UserError, and then did nothing.
 
-    def __init__(self, root: Path, handle: Any) -> None:
-        self._root, self._handle = root, handle
+    number: its entry's id; steps: how many files it wrote or moved so far.
+    """
+
+    def __init__(self, root: Path, handle: Any, number: int) -> None:
+        self._root, self._handle, self.number = root, handle, number
         self.steps = 0
 
     def create(self, path: Path, save: Callable[[Path], None]) -> Path:
@@ -129,7 +132,7 @@ class Journal:
         """Everything done through the Change inside is undone together; so is what was done when it fails."""
         number, handle = self._begin()
         with handle:
-            change = Change(self._root, handle)
+            change = Change(self._root, handle, number)
             _append(handle, {"title": title, "time": time.time()})
             try:
                 yield change
@@ -157,7 +160,7 @@ class Journal:
         steps = [line for line in self._lines(entry.id) if "op" in line]
         own = _touched(steps)
         for later in open_entries[: open_entries.index(entry)]:
-            if own & _touched(self._lines(later.id)):
+            if _meet(own, _touched(self._lines(later.id))):
                 what = f'a later change, "{later.title}", touched the same files'
                 raise UserError(what, where=entry.title, remedy="Undo that one first")
         restored: list[Path] = []
@@ -251,6 +254,16 @@ def _entry(number: int, lines: list[dict[str, Any]]) -> Entry:
 def _touched(lines: list[dict[str, Any]]) -> set[str]:
     named = (line for line in lines if line.get("op") in ("write", "move"))
     return {line[key] for line in named for key in ("path", "to") if key in line}
+
+
+def _meet(some: set[str], others: set[str]) -> bool:
+    """Whether a place of one is a place of the other, or lies in a folder that is one."""
+    return any(not two.isdisjoint(_around(path)) for one, two in ((some, others), (others, some)) for path in one)
+
+
+def _around(path: str) -> list[str]:
+    """A place and the folders that it is in."""
+    return [path, *map(str, PurePosixPath(path).parents)]
 
 
 def _append(handle: Any, line: dict[str, Any]) -> None:

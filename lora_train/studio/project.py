@@ -78,6 +78,11 @@ class Project:
         return next((found for found in _inner(self.root, ("reg",))), self.root / "reg")
 
     @property
+    def masks(self) -> Path:
+        """Of its pictures, by their folders' names; see masks.py."""
+        return self.root / "masks"
+
+    @property
     def work(self) -> Path:
         """What the studio remembers of it: journal, scans, thumbnails. A dot folder, which WebUIs don't serve."""
         return self.root / _WORK
@@ -223,29 +228,97 @@ def use(project: Project, folder: str | Path, used: bool) -> None:
     _hold(project, "unused", sorted(unused if used else unused | {place}))
 
 
+def still_used(project: Project, folders: Iterable[Path]) -> list[Path]:
+    """Those of these folders that are the project's and that it trains on."""
+    wanted = set(folders)
+    return [concept.folder for concept in project.concepts() if concept.folder in wanted and concept.used]
+
+
+def leaving_out(project: Project, folders: Iterable[Path]) -> tuple[Path, bytes]:
+    """(file, what it holds) once these folders are left out too, for a change of the journal."""
+    file = project.work / "project.json"
+    held = _held(file)
+    names = {*map(str, held.get("unused", ())), *(_place(project, folder) for folder in folders)}
+    text = json.dumps({**held, "unused": sorted(names)}, ensure_ascii=True, indent=1) + "\n"
+    return file, text.encode("ascii")
+
+
 def training(project: Project) -> dict[str, str]:
     """The settings that train on the project: its image/ and reg/ themselves, or a dataset file.
 
-    The file is written where pictures lie elsewhere or folders are left out; then folders without repeats in their
-    names count once.
+    Where one folder elsewhere is all that is used, it is named itself. The file is written where folders are mixed or
+    left out; then folders without repeats in their names count once. Masks are named where the project uses them.
     """
-    fixed = {"output_dir": str(project.models), "logging_dir": str(project.log)}
+    fixed = {"output_dir": str(project.models), "logging_dir": str(project.log), "dataset_config": ""}
     concepts = [c for c in project.concepts() if c.pictures]
-    if all(c.used and not c.elsewhere for c in concepts):
-        return {**fixed, "train_data_dir": str(project.root), "reg_data_dir": "", "dataset_config": ""}
+    learnt = [c for c in concepts if not c.is_reg]
+    if all(c.used != c.elsewhere for c in concepts):
+        plain = {"train_data_dir": str(project.root), "reg_data_dir": ""}
+        return {**fixed, **plain, "conditioning_data_dir": _all_masks(project, learnt)}
+    if source := _only_source(project, learnt):
+        regs = [c for c in concepts if c.is_reg]
+        if all(c.used for c in regs):
+            plain = {"train_data_dir": str(source), "reg_data_dir": str(project.reg) if regs else ""}
+            return {**fixed, **plain, "conditioning_data_dir": _all_masks(project, learnt)}
     subsets = [
         {
             "image_dir": str(c.folder),
             "num_repeats": 1 if c.repeats is None else c.repeats,
             "class_tokens": c.name,
             **({"is_reg": True} if c.is_reg else {}),
+            **({"conditioning_data_dir": str(mask_folder(project, c.folder))} if _masks(project, c) else {}),
         }
         for c in concepts
         if c.used and c.repeats != 0
     ]
     file = project.work / "dataset.json"
     write_text(file, json.dumps({"datasets": [{"subsets": subsets}]}, ensure_ascii=False, indent=1) + "\n")
-    return {**fixed, "train_data_dir": "", "reg_data_dir": "", "dataset_config": str(file)}
+    plain = {"train_data_dir": "", "reg_data_dir": "", "conditioning_data_dir": ""}
+    return {**fixed, **plain, "dataset_config": str(file)}
+
+
+def _only_source(project: Project, learnt: list[Concept]) -> Path | None:
+    """The folder elsewhere that training can be told in place of the project; None where it would mean another set."""
+    used = [c for c in learnt if c.used]
+    if len(project.sources()) != 1 or not used or not all(c.elsewhere for c in used):
+        return None
+    source = project.sources()[0]
+    all_of_it = [c for c in learnt if c.elsewhere]
+    numbered = all(c.repeats is not None and c.folder.parent == source for c in used)
+    single = len(used) == 1 and used[0].folder == source
+    named = not masked(project) or all(mask_folder(project, c.folder).name == c.folder.name for c in used)
+    return source if all_of_it == used and (numbered or single) and named else None
+
+
+def _masks(project: Project, concept: Concept) -> bool:
+    return not concept.is_reg and masked(project) and mask_folder(project, concept.folder).is_dir()
+
+
+def _all_masks(project: Project, learnt: list[Concept]) -> str:
+    """The folder of masks where the project uses them."""
+    return str(project.masks) if any(_masks(project, c) for c in learnt if c.used) else ""
+
+
+def mask_folder(project: Project, pictures: Path) -> Path:
+    """Where the masks of one of the project's folders of pictures lie. Raises UserError for regularisation."""
+    if pictures.is_relative_to(project.reg):
+        what = "regularisation pictures have no masks"
+        raise UserError(what, where=shown(pictures.name), remedy="Choose pictures that are learnt")
+    others = [project.image, *project.sources()]
+    same = [folder for other in others for folder in (other, other / pictures.name) if folder.name == pictures.name]
+    first = next((folder for folder in same if folder.is_dir()), pictures)
+    alone = first == pictures or pictures.parent == project.image
+    return project.masks / (pictures.name if alone else f"{pictures.name}-{_id(pictures)[:6]}")
+
+
+def masked(project: Project) -> bool:
+    """Whether the project's masks are trained with."""
+    return _held(project.work / "project.json").get("masks") is True
+
+
+def mask(project: Project, wanted: bool) -> None:
+    """Train with the project's masks, or without."""
+    _hold(project, "masks", wanted)
 
 
 # The list of projects
@@ -391,8 +464,8 @@ def _held(file: Path) -> dict[str, Any]:
     return held if isinstance(held, dict) else {}
 
 
-def _hold(project: Project, key: str, values: list[str]) -> None:
-    held = {**_held(project.work / "project.json"), key: values}
+def _hold(project: Project, key: str, value: list[str] | bool) -> None:
+    held = {**_held(project.work / "project.json"), key: value}
     write_text(project.work / "project.json", json.dumps(held, ensure_ascii=True, indent=1) + "\n")
 
 

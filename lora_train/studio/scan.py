@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any
@@ -120,6 +121,36 @@ class Report:
         """Without colour."""
         return [p for p in self.usable if p.grey]
 
+    @cached_property
+    def findings(self) -> dict[str, tuple[str, ...]]:
+        """Which of FINDINGS hold for each picture, by name; those without any are missing."""
+        found: dict[str, list[str]] = {}
+        tiny = {p.name for p in self.tiny()}
+        named = {
+            **{name: [p.name for p in getattr(self, name)()] for name in ("broken", "huge", "blurred", "grey", "tiny")},
+            "small": [p.name for p in self.small() if p.name not in tiny],
+            "twice": [name for group in self.duplicates for name in group],
+            "alike": [name for group in self.similar for name in group],
+            "transparent": [p.name for p in self.usable if p.transparent],
+            "turned": [p.name for p in self.usable if p.orientation != 1],
+            "animated": [p.name for p in self.usable if p.note],
+        }
+        for finding in FINDINGS:
+            for name in named[finding]:
+                found.setdefault(name, []).append(finding)
+        return {name: tuple(given) for name, given in found.items()}
+
+    @cached_property
+    def by_name(self) -> dict[str, Seen]:
+        """The pictures by their names."""
+        return {p.name: p for p in self.pictures}
+
+    @cached_property
+    def places(self) -> dict[str, tuple[int, int]]:
+        """(group, place in it) of the pictures that are there twice or alike, so that a list keeps them together."""
+        groups = (*self.duplicates, *self.similar)
+        return {name: (n, place) for n, group in reversed([*enumerate(groups)]) for place, name in enumerate(group)}
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
@@ -210,6 +241,11 @@ class Report:
 
 
 _LISTS = ("broken", "small", "tiny", "huge", "blurred", "grey")
+
+FINDINGS = (
+    *("broken", "twice", "alike", "tiny", "small", "huge", "blurred", "grey", "transparent", "turned", "animated"),
+)
+"""What a scan can find of a picture, the worst first. "small" leaves out those that are tiny."""
 
 SHAPES = {
     "1:1": 1.0,
@@ -390,8 +426,8 @@ def _described(path: Path, name: str, state: os.stat_result) -> Seen:
     data = path.read_bytes()
     with _alone if width * height > _LARGE and data[:3] != _JPEG else nullcontext():
         found = look.opened(io.BytesIO(data), path, _LOOK)
-    clear, picture = look.transparent(found.picture), look.flat(found.picture)
-    grey = picture.convert("L")
+    clear, picture = look.transparent(found.picture), images.flat(found.picture)
+    grey = look.shrunk(picture.convert("L"), _LOOK)
     return Seen(
         name, state.st_size, state.st_mtime_ns, width, height, found.format, found.mode, found.orientation,
         clear, is_grey(picture), sharpness(grey),

@@ -5,25 +5,31 @@ A picture is found by its id among those of a project, never by a path that was 
 
 from __future__ import annotations
 
+import os
+import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Semaphore
 from typing import Any
 
+from ..dataset import images
+from ..dataset.folders import shown
 from ..errors import UserError
 from ..files import replace_file
 from . import look
 from .look import picture_id
 from .project import Concept, Project
 
-__all__ = ["MOST", "SIDES", "Page", "Shown", "find", "page", "picture_id", "thumbnail"]
+__all__ = ["MOST", "SIDES", "Page", "Shown", "find", "page", "picture_id", "pictures", "thumbnail"]
 
-SIDES = (128, 256, 512)
+SIDES = (128, 256, 512, 1280)
 MOST = 500
 """Pictures of one page."""
 
 _KNOWN_PROJECTS = 8
+_COARSE = 2_000_000_000  # nanoseconds
 _index_lock = Lock()
 _file_locks = [Lock() for _ in range(16)]
 _decoders = Semaphore(2)
@@ -31,16 +37,22 @@ _decoders = Semaphore(2)
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture of a project, as a page names it. concept: its folder's name; name: the file's."""
+    """A picture of a project, as a page names it. concept: its folder's name; folder: the folder's id.
+
+    captioned: a text file lies beside it.
+    """
 
     id: str
     path: Path
     concept: str
     is_reg: bool = False
+    folder: str = ""
+    captioned: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Without its path."""
-        return {"id": self.id, "name": self.path.name, "concept": self.concept, "is_reg": self.is_reg}
+        told = {"id": self.id, "name": shown(self.path.name), "concept": shown(self.concept), "is_reg": self.is_reg}
+        return {**told, "folder": self.folder, "captioned": self.captioned}
 
 
 @dataclass(frozen=True)
@@ -52,14 +64,35 @@ class Page:
     pictures: tuple[Shown, ...]
 
 
-_index: OrderedDict[Path, dict[str, Shown]] = OrderedDict()
+_Stamp = tuple[tuple[str, int], ...]
+_index: OrderedDict[Path, tuple[_Stamp, tuple[Path, ...], dict[str, Shown]]] = OrderedDict()
 
 
-def page(project: Project, offset: int = 0, limit: int = 100, concept: str | None = None) -> Page:
-    """Pictures in their folders' order, of one folder where its name is given. Reads the folders anew."""
-    found = list(_read(project).values())
-    if concept is not None:
-        found = [shown for shown in found if shown.concept == concept]
+def pictures(project: Project) -> dict[str, Shown]:
+    """All of a project's pictures by their ids, in their folders' order. What didn't change isn't read again."""
+    with _index_lock:
+        held = _index.get(project.root)
+    if held and held[0] == _stamp(project, held[1]):
+        return held[2]
+    return _read(project)
+
+
+def page(
+    project: Project,
+    offset: int = 0,
+    limit: int = 100,
+    concept: str | None = None,
+    wanted: Callable[[Shown], bool] | None = None,
+    order: Callable[[Shown], Any] | None = None,
+) -> Page:
+    """Pictures in their folders' order, of one folder where its name or id is given, and only those `wanted`."""
+    found = [
+        picture
+        for picture in pictures(project).values()
+        if concept in (None, picture.concept, picture.folder) and (wanted is None or wanted(picture))
+    ]
+    if order is not None:
+        found.sort(key=order)
     offset, limit = max(0, offset), min(max(1, limit), MOST)
     return Page(len(found), offset, tuple(found[offset : offset + limit]))
 
@@ -67,8 +100,8 @@ def page(project: Project, offset: int = 0, limit: int = 100, concept: str | Non
 def find(project: Project, wanted: str) -> Path:
     """The picture of that id. Raises UserError where the project has none."""
     with _index_lock:
-        known = _index.get(project.root, {}).get(wanted)
-    known = known or _read(project).get(wanted)
+        held = _index.get(project.root)
+    known = (held and held[2].get(wanted)) or _read(project).get(wanted)
     if known is None or not known.path.is_file():
         raise UserError("the project has no such picture", where="picture", remedy="Read the folder again")
     return known.path
@@ -89,7 +122,7 @@ def thumbnail(project: Project, wanted: str, side: int = 256) -> Path:
         if target.is_file():
             return target
         with _decoders:
-            made = look.flat(look.small(picture, side))
+            made = images.flat(look.small(picture, side))
         with replace_file(target) as temporary:
             made.save(temporary, "JPEG", quality=85)
         for old in folder.glob(f"{wanted}-*.jpg"):
@@ -99,16 +132,32 @@ def thumbnail(project: Project, wanted: str, side: int = 256) -> Path:
 
 
 def _read(project: Project) -> dict[str, Shown]:
-    found = {
-        shown.id: shown for concept in project.concepts() for shown in (_shown(concept, p) for p in concept.pictures)
-    }
+    concepts = project.concepts()
+    folders = tuple(concept.folder for concept in concepts)
+    stamp = _stamp(project, folders)
+    found = {picture.id: picture for concept in concepts for picture in _of(concept)}
     with _index_lock:
-        _index[project.root] = found
+        _index[project.root] = stamp, folders, found
         _index.move_to_end(project.root)
         while len(_index) > _KNOWN_PROJECTS:
             _index.popitem(last=False)
     return found
 
 
-def _shown(concept: Concept, path: Path) -> Shown:
-    return Shown(picture_id(path), path, concept.folder.name, concept.is_reg)
+def _of(concept: Concept) -> Iterator[Shown]:
+    try:
+        names = os.listdir(concept.folder)  # noqa: PTH208 - 10,000 names, which need no Path
+    except OSError:
+        names = []
+    texts = {os.path.splitext(name)[0] for name in names if name.endswith((".txt", ".caption"))}  # noqa: PTH122
+    folder = picture_id(concept.folder)
+    for path in concept.pictures:
+        yield Shown(picture_id(path), path, concept.folder.name, concept.is_reg, folder, path.stem in texts)
+
+
+def _stamp(project: Project, folders: Sequence[Path]) -> _Stamp:
+    """Changes when files come or go. A folder that changed a moment ago is no proof: its clock may be coarse."""
+    places = [project.root, *project.parts(), *folders, project.work / "project.json"]
+    stamps = tuple((str(place), place.stat().st_mtime_ns if place.exists() else 0) for place in places)
+    fresh = time.time_ns() - max(at for _, at in stamps) < _COARSE
+    return (*stamps, ("now", time.monotonic_ns())) if fresh else stamps

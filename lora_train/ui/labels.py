@@ -162,7 +162,7 @@ LABELS = {
 PICTURES = ("train_data_dir",)
 OTHER_PICTURES = (("reg_data_dir", "dataset_config"),)
 SHAPES = (("enable_bucket", "bucket_no_upscale"), ("min_bucket_reso", "max_bucket_reso", "bucket_reso_steps"))
-CAPTIONS = (("caption_extension", "keep_tokens", "shuffle_caption"),)
+CAPTIONS = (("caption_extension", "keep_tokens"), ("shuffle_caption",))
 TRAINING = (
     ("output_name", "max_train_epochs", "save_every_n_epochs"),
     ("resolution", "train_batch_size", "mixed_precision"),

@@ -45,7 +45,7 @@ def fill(manager: Manager) -> Form:
             blocks.build(manager)
     pictures.connect(of_pictures, form)
     captions.connect(of_captions, manager, form)
-    views, again = [of_pictures.view, of_captions.view], [of_pictures.again, of_captions.again]
+    views, again = [of_pictures.view], [of_pictures.again]
     training.connect(of_training, manager, form, views, again)
     grid.connect(of_grid, manager, form)
     return form

@@ -14,7 +14,6 @@ from .labels import LABELS, element, label
 from .sums import Sum
 
 _MOST_WARNINGS = 6
-_MOST_TAGS = 24
 _GIB = 1 << 30
 _NAMED = re.compile(r"[^:]{1,120}: ")
 
@@ -197,25 +196,6 @@ def warnings(lines: Sequence[str]) -> str:
     more = len(lines) - _MOST_WARNINGS
     told = [*map(sentence, lines[:_MOST_WARNINGS]), *([f"… and {more} more"] if more > 0 else [])]
     return note("warning", "About these pictures", told)
-
-
-def tags(found: Sum | UserError | None) -> str:
-    """The most frequent tags of the captions, and a few captions."""
-    if not isinstance(found, Sum):
-        return empty("No captions yet.", ["They are read from the folder of pictures."], _TO_PICTURES)
-    count = found.plan.pictures
-    chips = "".join(
-        f"<li><span data-as-it-is>{escape(tag)}</span> <small>{uses:,}</small></li>"
-        for tag, uses in found.tags[:_MOST_TAGS]
-    )
-    shown = [picture for concept in found.dataset.concepts if not concept.is_reg for picture in concept.pictures][:4]
-    rows = [
-        [f"<span data-as-it-is>{escape(text)}</span>" for text in (one.path.name, one.caption or "–")] for one in shown
-    ]
-    title = f"<h4>Most frequent tags</h4><p>{len(found.tags):,} different tags in {count:,} captions</p>"
-    return f'{title}<ul class="train-lora-tags">{chips}</ul>' + _table(
-        ["Picture", "Caption"], rows, "train-lora-captions"
-    )
 
 
 # A bake

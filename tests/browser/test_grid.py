@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from lora_train.grid import record
 from lora_train.grid.plan import OTHERS, Grid, series
-from lora_train.grid.sheet import Sheet
+from lora_train.grid.sheet import Cell, Sheet
 from lora_train.grid.sheet import page as sheet_page
 from lora_train.jobs.record import Record
 from lora_train.network.kohya import write_lora
@@ -134,6 +134,34 @@ def test_a_grid_that_comes_later_is_shown_without_reloading(shared_page, work) -
     shared_page.get_by_text("There is no grid yet.").wait_for(timeout=30_000)
     Drawn(work)
     cell(shared_page, 1, 1).locator("img").wait_for(timeout=30_000)
+
+
+@pytest.mark.one_gradio
+def test_cells_appear_one_by_one(fresh, grid) -> None:
+    """While the job draws: here its status says so, and its cells are written by the test."""
+    done = 0
+
+    def drawing(route: Any) -> None:
+        status = route.fetch().json()
+        route.fulfill(json={**status, "id": grid.id, "state": "grid", "grid": {"done": done, "total": 24}})
+
+    known = record.load(grid.job)
+    assert known
+    cells = record.Drawing(grid.job, replace(known.grid, seed=8), name="hina", checkpoint="mini")
+    fresh.route("**/status*", drawing)
+    pictures = fresh.locator("#train_lora_grid_view td img")
+    fresh.get_by_text("Drawing the grid of hina: 0 of 24 pictures.").wait_for(timeout=15_000)
+    until(fresh, "() => !document.querySelectorAll('#train_lora_grid_view td img').length")
+    assert cell(fresh, 1, 1).inner_text() == "…"
+    for column in range(2):
+        cells.add(Cell(0, 1, column, Image.new("RGB", (64, 64), "red")))
+        done += 1
+        cell(fresh, 1, column).locator("img").wait_for(timeout=15_000)
+        assert pictures.count() == done
+    cell(fresh, 1, 1).click()
+    assert fresh.locator(DIALOG).get_by_role("button", name="Use this").is_disabled()
+    fresh.keyboard.press("Escape")
+    fresh.unroute("**/status*")
 
 
 @pytest.mark.one_gradio

@@ -1,14 +1,13 @@
-"""Captions written beside pictures, and the way back."""
+"""Captions written beside pictures."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lora_train.dataset.tagging import TagOptions, Writer, Writing, combine, tags_text, undo
+from lora_train.dataset.tagging import TagOptions, Writer, Writing, combine, tags_text
 from lora_train.errors import UserError, UserErrors
 
 NAMES = ["long_hair", "1girl", "smile_(person)", "rating:safe", "hat"]
@@ -105,7 +104,7 @@ def texts(folder: Path) -> dict[str, bytes]:
 
 
 def write_all(folder: Path, writing: Writing) -> dict[str, str]:
-    writer = Writer(writing, folder / "undo" / "1.jsonl")
+    writer = Writer(writing, lambda path, data: path.write_bytes(data))
     return {path.stem: writer.write(path, "a, b") for path in sorted(folder.glob("*.png"))}
 
 
@@ -117,38 +116,26 @@ def test_nothing_is_overwritten_without_being_told(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("existing", ["replace", "append", "prepend"])
-def test_undo_brings_back_every_byte(folder: Path, existing: str) -> None:
+def test_what_writes_is_given_every_caption(folder: Path, existing: str) -> None:
+    """A project's journal, which remembers what was there."""
     before = texts(folder)
-    assert set(write_all(folder, Writing(existing)).values()) == {"written"}
-    assert set(write_all(folder, Writing("replace", trigger="more")).values()) == {"written"}  # into the same file
-    assert len(texts(folder)) == 4
-    undone = undo(folder / "undo" / "1.jsonl")
+    written: dict[str, bytes] = {}
+    writer = Writer(Writing(existing), lambda path, data: written.update({path.name: data}))
+    for path in sorted(folder.glob("*.png")):
+        assert writer.write(path, "a, b") == "written"
+    assert set(written) == {"none.txt", "some.txt", "utf16.txt", "empty.txt"}
     assert texts(folder) == before
-    assert undone.changed == ()
-    assert {path.stem for path in undone.restored} == {"none", "some", "utf16", "empty"}
-    assert undo(folder / "undo" / "1.jsonl").restored == ()
-
-
-def test_what_was_edited_since_stays(folder: Path) -> None:
-    write_all(folder, Writing("replace"))
-    (folder / "some.txt").write_text("edited", encoding="utf-8")
-    (folder / "empty.txt").unlink()
-    undone = undo(folder / "undo" / "1.jsonl")
-    assert {path.name for path in undone.changed} == {"some.txt", "empty.txt"}
-    assert (folder / "some.txt").read_text(encoding="utf-8") == "edited"
-    assert not (folder / "none.txt").exists()
 
 
 def test_a_caption_that_is_the_same_is_left_alone(folder: Path) -> None:
     (folder / "some.txt").write_text("a, b", encoding="utf-8")
-    assert write_all(folder, Writing("append"))["some"] == "same"
-    lines = (folder / "undo" / "1.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [Path(json.loads(line)["path"]).stem for line in lines] == ["empty", "none", "utf16"]
+    done = write_all(folder, Writing("append"))
+    assert done == {"none": "written", "some": "same", "utf16": "written", "empty": "written"}
 
 
 def test_two_pictures_of_one_caption_file(folder: Path) -> None:
     (folder / "none.jpg").touch()
-    writer = Writer(Writing("append"), folder / "undo.jsonl")
+    writer = Writer(Writing("append"), lambda path, data: path.write_bytes(data))
     writer.write(folder / "none.png", "a")
     with pytest.raises(UserError, match=r"none\.png has the same caption file, none\.txt"):
         writer.write(folder / "none.jpg", "b")
@@ -158,30 +145,6 @@ def test_text_that_cannot_be_read_is_not_mixed_with_ours(folder: Path) -> None:
     (folder / "some.txt").write_bytes(b"\xff\xfe\x00")
     for existing in ("append", "prepend"):
         with pytest.raises(UserError, match=r"some\.txt"):
-            Writer(Writing(existing), folder / "undo.jsonl").write(folder / "some.png", "a")
-    assert Writer(Writing("keep"), folder / "undo.jsonl").write(folder / "some.png", "a") == "kept"
+            Writer(Writing(existing), lambda path, data: None).write(folder / "some.png", "a")
+    assert Writer(Writing("keep"), lambda path, data: None).write(folder / "some.png", "a") == "kept"
     assert (folder / "some.txt").read_bytes() == b"\xff\xfe\x00"
-
-
-def test_an_undo_file_cut_off_by_a_crash_still_serves(folder: Path) -> None:
-    before = texts(folder)
-    write_all(folder, Writing("replace"))
-    remembered = folder / "undo" / "1.jsonl"
-    with remembered.open("a", encoding="utf-8") as handle:
-        handle.write('{"path": "/x')
-    undo(remembered)
-    assert texts(folder) == before
-    with pytest.raises(UserError, match="nothing to undo"):
-        undo(folder / "no such file")
-    remembered.write_text("what\n{}\n", encoding="utf-8")
-    with pytest.raises(UserError, match="line 1 can't be understood"):
-        undo(remembered)
-
-
-def test_what_remembers_by_itself_writes_in_place_of_the_undo_file(folder: Path) -> None:
-    """A project's journal."""
-    written: dict[str, bytes] = {}
-    writer = Writer(Writing("replace"), lambda path, data: written.update({path.name: data}))
-    assert writer.write(folder / "some.png", "a, b") == "written"
-    assert written == {"some.txt": b"a, b"}
-    assert texts(folder)["some.txt"] == b"mine\r\n"

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from lora_train.errors import UserError
-from lora_train.grid import record, sheet
+from lora_train.grid import files, record, sheet
 from lora_train.grid.plan import OTHERS, Grid, series
-from lora_train.grid.sheet import Sheet
+from lora_train.grid.sheet import Cell, Sheet
 from lora_train.network.kohya import write_lora
 
 
@@ -90,14 +90,73 @@ def test_the_page_gets_rows_pages_and_what_is_missing(job: Path) -> None:
 
 def test_before_it_is_drawn_the_rows_are_known(grid: Grid, tmp_path: Path) -> None:
     assert record.describe(tmp_path) is None
-    record.begin(tmp_path, grid)
+    drawing = record.Drawing(tmp_path, grid)
     told = record.describe(tmp_path, "7")
     assert told is not None
     assert told["pages"][0] == {"prompt": "a cat", "sheet": None, "cells": [[None, None]] * 3}
     record.mark(tmp_path, 0, 1, True)
-    record.save(tmp_path, grid, drawn(grid))
+    drawing.finish(drawn(grid))
     kept = record.load(tmp_path)
     assert kept and kept.marks == [[0, 1]]
+
+
+def test_cells_are_there_as_they_are_drawn(grid: Grid, tmp_path: Path) -> None:
+    drawing = record.Drawing(tmp_path, grid, checkpoint="model")
+    drawing.add(Cell(1, 2, 0, Image.new("RGB", (64, 64), (1, 2, 3)), "as the host writes it"))
+    told = record.describe(tmp_path, "7")
+    assert told is not None
+    assert told["pages"][0]["cells"] == [[None, None]] * 3
+    assert told["pages"][1]["cells"] == [[None, None]] * 2 + [["grids/7/pages/1/cells/2/0.png", None]]
+    path = record.cell_path(tmp_path, 1, 2, 0)
+    assert path
+    with Image.open(path) as picture:
+        assert picture.info["parameters"] == "as the host writes it"
+    record.mark(tmp_path, 2, 0, True)
+    drawing.add(Cell(1, 2, 1, Image.new("RGB", (64, 64))))
+    written = path.stat().st_mtime_ns
+    drawing.finish(drawn(grid))
+    assert path.stat().st_mtime_ns == written  # not once more
+    told = record.describe(tmp_path)
+    assert told and told["marks"] == [[2, 0]]
+    assert all(cell for page in told["pages"] for row in page["cells"] for cell in row)
+
+
+def test_a_grid_that_is_broken_off_keeps_what_it_has(grid: Grid, tmp_path: Path) -> None:
+    drawing = record.Drawing(tmp_path, grid, checkpoint="model")
+    drawing.add(Cell(0, 0, 0, Image.new("RGB", (64, 64), (200, 0, 0))))
+    drawing.add(Cell(0, 0, 1, Image.new("RGB", (64, 64), (0, 200, 0))))
+    drawing.break_off()
+    told = record.describe(tmp_path)
+    assert told and [page["sheet"] is not None for page in told["pages"]] == [True, False]
+    with Image.open(tmp_path / "grid.png") as sheet_:
+        assert {(200, 0, 0), (0, 200, 0)} <= {colour for _, colour in sheet_.getcolors(1 << 20)}
+    assert files.read_recipe(tmp_path / "grid.png").weights == grid.weights
+    record.mark(tmp_path, 0, 0, True)
+    record.use(tmp_path, 0, 1)
+
+    again = record.Drawing(tmp_path, grid, checkpoint="model")
+    told = record.describe(tmp_path)
+    assert told and told["pages"][0]["cells"][0] == [f"grids/{tmp_path.name}/pages/0/cells/0/{n}.png" for n in (0, 1)]
+    assert (told["marks"], told["choice"]["column"]) == ([[0, 0]], 1)
+    nothing = [[None] * len(grid.weights)] * len(grid.loras)
+    again.finish(Sheet(tuple(sheet.page(grid, number, nothing) for number in range(2)), ("interrupted",)))
+    with Image.open(tmp_path / "grid.png") as sheet_:
+        assert (0, 200, 0) in {colour for _, colour in sheet_.getcolors(1 << 20)}
+    told = record.describe(tmp_path)
+    assert told and told["pages"][0]["cells"][0][1] and told["errors"] == ["interrupted"]
+
+
+def test_of_another_grid_in_the_same_folder_nothing_stays(job: Path, grid: Grid, loras: Path) -> None:
+    record.mark(job, 0, 0, True)
+    record.Drawing(job, replace(grid, seed=5))
+    told = record.describe(job)
+    assert told and (told["marks"], told["seed"]) == ([], 5)
+    assert not any(cell for page in told["pages"] for row in page["cells"] for cell in row)
+    assert told["pages"][0]["sheet"] is None
+    record.save(job, replace(grid, seed=5), drawn(grid))
+    lora(loras / "猫, cat" / "猫, cat-000001.safetensors", 50, ss_epoch="1")  # trained anew
+    record.Drawing(job, replace(grid, seed=5))
+    assert record.cell_path(job, 0, 0, 0) is None
 
 
 def test_a_bare_grid_of_an_earlier_version_still_loads(job: Path, grid: Grid) -> None:

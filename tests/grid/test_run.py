@@ -17,6 +17,7 @@ from lora_train.grid import cli
 from lora_train.grid.files import read_recipe
 from lora_train.grid.plan import Grid, series
 from lora_train.grid.run import make, pictures
+from lora_train.grid.sheet import Cell
 from lora_train.model.load import StableDiffusion, load_model
 from lora_train.network.kohya import read_lora
 from lora_train.network.lora import LoraNetwork
@@ -34,7 +35,13 @@ def test_every_cell_is_its_own_and_weight_0_is_the_checkpoints_picture(
     model: StableDiffusion, narrow: Path, grid: Grid
 ) -> None:
     told: list[tuple[int, int]] = []
-    sheet = make(model, grid, lambda done, total: told.append((done, total)))
+    cells: list[Cell] = []
+
+    def on_cell(done: int, total: int, cell: Cell | None) -> None:
+        told.append((done, total))
+        cells.extend([cell] if cell else [])
+
+    sheet = make(model, grid, on_cell)
     [base] = [drawn.tobytes() for drawn in pictures(load_model(narrow), grid)]  # a model that never saw a LoRA
 
     [page] = sheet.pages
@@ -43,6 +50,8 @@ def test_every_cell_is_its_own_and_weight_0_is_the_checkpoints_picture(
     assert len({cell.tobytes() for row in page.cells for cell in row}) == 1 + 3 * 2
     assert sheet.errors == ()
     assert told == [(done, 9) for done in range(1, 10)]
+    assert [(cell.row, cell.column) for cell in cells] == [(row, column) for row in range(3) for column in range(3)]
+    assert all(cell.picture is page.cells[cell.row][cell.column] for cell in cells)
     assert pictures(model, grid)[0].tobytes() == base  # nothing stays behind
 
 
@@ -85,7 +94,11 @@ def test_a_bad_lora_is_named_before_anything_is_drawn(
     damage(bad)
     told: list[int] = []
     with pytest.raises(UserError, match=r"bad\.safetensors"):
-        make(load_model(narrow), replace(grid, loras=(*grid.loras, str(bad))), lambda done, total: told.append(done))
+        make(
+            load_model(narrow),
+            replace(grid, loras=(*grid.loras, str(bad))),
+            lambda done, total, cell: told.append(done),
+        )
     assert not told
 
 
@@ -129,7 +142,7 @@ def test_a_page_for_each_prompt_drawn_together_or_alone(model: StableDiffusion, 
     prompts = ("a thing", "another", "word " * 90 + "cat")
     grid = replace(grid, prompts=prompts, loras=grid.loras[:1], weights=(0.0, 1.0))
     told: list[tuple[int, int]] = []
-    sheet = make(model, grid, lambda done, total: told.append((done, total)))
+    sheet = make(model, grid, lambda done, total, cell: told.append((done, total)))
     assert told == [(done, 6) for done in range(1, 7)]
     assert len({cell.tobytes() for page in sheet.pages for row in page.cells for cell in row}) == 6
     for prompt, page in zip(prompts, sheet.pages, strict=True):
@@ -148,7 +161,7 @@ def test_a_file_that_goes_away_leaves_its_row_empty(model: StableDiffusion, grid
     bad = tmp_path / "hina-000009.safetensors"
     bad.write_bytes(Path(grid.loras[0]).read_bytes())
     files = (grid.loras[0], str(bad), grid.loras[2])
-    sheet = make(model, replace(grid, loras=files), lambda done, total: bad.unlink(missing_ok=True))
+    sheet = make(model, replace(grid, loras=files), lambda done, total, cell: bad.unlink(missing_ok=True))
     drawn = [[cell is not None for cell in row] for row in sheet.pages[0].cells]
     assert drawn == [[True] * 3, [True, False, False], [True] * 3]
     assert len(sheet.errors) == 1
@@ -156,7 +169,7 @@ def test_a_file_that_goes_away_leaves_its_row_empty(model: StableDiffusion, grid
 
 
 def test_stopping_leaves_the_model_bare(model: StableDiffusion, grid: Grid) -> None:
-    def stop(done: int, total: int) -> None:
+    def stop(done: int, total: int, cell: object) -> None:
         if done == 4:
             raise KeyboardInterrupt
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from lora_train.errors import UserError
-from lora_train.host.base import Host, TagOptions, find_captioner
+from lora_train.host.base import Applied, Host, Shot, TagOptions, find_captioner
 
-KNOWN = {"captions:deepbooru", "captions:blip", "upscale", "grid", "narrow", "choose"}
+KNOWN = {"captions:deepbooru", "captions:blip", "upscale", "grid", "render", "live", "narrow", "choose"}
 
 
 def refusal(action: Callable[[], object]) -> UserError:
@@ -106,6 +106,15 @@ def it_upscales_to_the_size_asked_for(host: Host, folder: Path) -> None:
     assert "Lanczos" in problem.remedy
 
 
+def its_pictures_can_be_called_off(host: Host, folder: Path) -> None:
+    assert "render" in host.capabilities()
+    before = sorted(host.lora_dir().rglob("*")) if host.lora_dir().is_dir() else []
+    assert host.render(Shot("a thing", width=64, height=64), lambda: True) is None
+    assert host.render(Shot("a thing", loras=(Applied(folder / "none.safetensors"),)), lambda: True) is None
+    assert host.busy() == ""
+    assert (sorted(host.lora_dir().rglob("*")) if host.lora_dir().is_dir() else []) == before
+
+
 def its_memory_comes_back(host: Host, folder: Path) -> None:
     for outcome in ("", "a failure"):
         try:
@@ -125,5 +134,6 @@ CHECKS: tuple[Callable[[Host, Path], None], ...] = (
     its_captioners_are_its_capabilities,
     its_captioners_caption,
     it_upscales_to_the_size_asked_for,
+    its_pictures_can_be_called_off,
     its_memory_comes_back,
 )

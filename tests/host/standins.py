@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 import threading
@@ -39,6 +40,22 @@ class Script:
         pictures = [Image.new("RGB", (8, 8), (number, 0, 0)) for number in range(count + 1)]
         texts = [None if number in self.failed else "text" for number in range(count + 1)]
         return SimpleNamespace(images=pictures, infotexts=texts)
+
+
+class ScriptBase:
+    """modules.scripts.Script."""
+
+
+class ScriptRunner:
+    """modules.scripts.ScriptRunner, as far as a plot's picture needs it: what a script raises is lost."""
+
+    def __init__(self) -> None:
+        self.alwayson_scripts: list[Any] = []
+
+    def postprocess(self, p: Any, processed: Any) -> None:
+        for script in self.alwayson_scripts:
+            with contextlib.suppress(Exception):
+                script.postprocess(p, processed, *p.script_args[script.args_from : script.args_to])
 
 
 class Lock:
@@ -92,6 +109,12 @@ class Processing:
 
     def close(self) -> None:
         """As the WebUI's."""
+
+
+def process_images(p: Processing) -> Any:
+    """A picture as large as was asked for, of a colour for each prompt."""
+    red = sum(p.prompt.encode()) % 256
+    return SimpleNamespace(images=[Image.new("RGB", (p.width, p.height), (red, 0, 0))], infotexts=[p.prompt])
 
 
 class Net(torch.nn.Module):
@@ -245,12 +268,19 @@ def install(patch: pytest.MonkeyPatch, folder: Path) -> SimpleNamespace:
         "errors": SimpleNamespace(exception_records=records),
         "sd_samplers": SimpleNamespace(all_samplers_map={"Euler": 1}, all_samplers=[SimpleNamespace(name="Euler")]),
         "processing": SimpleNamespace(
-            StableDiffusionProcessing=Processing, StableDiffusionProcessingTxt2Img=Processing
+            StableDiffusionProcessing=Processing,
+            StableDiffusionProcessingTxt2Img=Processing,
+            process_images=process_images,
         ),
         "images": SimpleNamespace(resize_image=lambda mode, picture, width, height, _: picture.resize((width, height))),
         "deepbooru": SimpleNamespace(model=Danbooru(folder / "torch_deepdanbooru")),
         "interrogate": SimpleNamespace(blip_image_eval_size=384),
-        "scripts": SimpleNamespace(scripts_txt2img=SimpleNamespace(selectable_scripts=[Script()])),
+        "scripts": SimpleNamespace(
+            scripts_txt2img=SimpleNamespace(selectable_scripts=[Script()]),
+            Script=ScriptBase,
+            ScriptRunner=ScriptRunner,
+            AlwaysVisible=object(),
+        ),
     }
     for part in ("torch_deepdanbooru/any.pt", "BLIP/any.pth"):
         (folder / part).parent.mkdir()

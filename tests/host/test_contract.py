@@ -17,10 +17,10 @@ from lora_train.host.webui import WebUIHost
 from . import contract
 
 HOSTS = {
-    "standalone": frozenset({"grid", "narrow", "choose"}),
-    "webui": frozenset({"grid", "narrow", "upscale", "captions:deepbooru", "captions:blip"}),
-    "forge": frozenset({"grid", "upscale", "captions:deepbooru", "captions:blip"}),
-    "classic": frozenset({"grid", "narrow", "upscale"}),
+    "standalone": frozenset({"grid", "render", "live", "narrow", "choose"}),
+    "webui": frozenset({"grid", "render", "narrow", "upscale", "captions:deepbooru", "captions:blip"}),
+    "forge": frozenset({"grid", "render", "upscale", "captions:deepbooru", "captions:blip"}),
+    "classic": frozenset({"grid", "render", "narrow", "upscale"}),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 
 from lora_train.errors import UserError
 from lora_train.grid.plan import Grid
+from lora_train.grid.sheet import Cell
 from lora_train.host.webui import WebUIHost, xyz
 from lora_train.network.kohya import write_lora
 
@@ -84,6 +86,7 @@ class Plot:
         self.fails: set[str] = set()
         self.unapplied: set[str] = set()
         self.before_cell: Callable[[int], None] = lambda number: None
+        self.after_cell: Callable[[int], None] = lambda number: None
         self.comments = ""
 
     def title(self) -> str:
@@ -113,6 +116,10 @@ class Plot:
             bare = re.sub("<lora:[^>]+>", "", prompt)  # as where no always-on scripts run
             texts.append(f"{bare}\nSteps: 3{hashes}" if drawn else None)
             self.state.job_no += 1
+            if not stopped and drawn:
+                self.after_cell(number + len(xs) * len(ys) * (len(self.calls) - 1))
+                its = SimpleNamespace(prompt=prompt, script_args=p.script_args)
+                p.scripts.postprocess(its, SimpleNamespace(images=pictures[-1:], infotexts=texts[-1:]))
         pictures.insert(0, Image.new("RGB", (16, 16)))
         return SimpleNamespace(images=pictures, infotexts=[texts[0], *texts], comments=self.comments)
 
@@ -129,7 +136,7 @@ def loras(tmp_path: Path) -> tuple[str, ...]:
     return tuple(lora(tmp_path / f"一只 猫, cat-{epoch:06}.safetensors") for epoch in (1, 2))
 
 
-def nothing(done: int, total: int) -> None:
+def nothing(done: int, total: int, cell: Cell | None) -> None:
     """Not interested."""
 
 
@@ -140,7 +147,7 @@ def drawn(sheet: Any, page: int = 0) -> list[list[bool]]:
 def test_a_grid_by_the_plot(webui: SimpleNamespace, plot: Plot, loras: tuple[str, ...]) -> None:
     seen: list[tuple[int, int]] = []
     wanted = grid("a cat", loras=loras, weights=(0.2, 1.0), seed=5, clip_skip=3)
-    sheet = WebUIHost().draw(wanted, lambda *cell: seen.append(cell))
+    sheet = WebUIHost().draw(wanted, lambda done, total, cell: seen.append((done, total)))
     [call] = plot.calls
     assert (call.xs, call.ys) == (["0.2", "1"], ["一只 猫, cat-000001", "一只 猫, cat-000002"])
     assert (call.p.prompt, call.p.seed) == ("a cat <lora:一只 猫, cat-000001:0.2>", 5)
@@ -158,7 +165,7 @@ def test_a_grid_by_the_plot(webui: SimpleNamespace, plot: Plot, loras: tuple[str
 def test_a_plot_for_each_prompt(webui: SimpleNamespace, plot: Plot, loras: tuple[str, ...]) -> None:
     seen: list[int] = []
     wanted = grid("", loras=loras, prompts=("a cat", "a dog, 0.5 <lora:style:1>"), weights=(0.5, 1.0))
-    sheet = WebUIHost().draw(wanted, lambda done, total: seen.append(done))
+    sheet = WebUIHost().draw(wanted, lambda done, total, cell: seen.append(done))
     assert [call.p.prompt.partition(" ")[2][:3] for call in plot.calls] == ["cat", "dog"]
     assert [page.cells[0][0].getpixel((0, 0))[2] for page in sheet.pages] == [1, 2]
     assert sheet.pages[1].texts[1][0].startswith("a dog, 0.5 <lora:style:1> <lora:一只 猫, cat-000002:0.5")
@@ -166,12 +173,53 @@ def test_a_plot_for_each_prompt(webui: SimpleNamespace, plot: Plot, loras: tuple
     assert seen[-1] == 8
 
 
+def told_cells(wanted: Grid) -> tuple[list[Cell], Any]:
+    """The cells in the order in which they were told, and the sheet."""
+    cells: list[Cell] = []
+    sheet = WebUIHost().draw(wanted, lambda done, total, cell: cells.append(cell) if cell else None)
+    return cells, sheet
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.5, 1.0), (0.5, 0.5)])
+def test_cells_are_told_as_they_are_drawn(weights: tuple[float, ...], plot: Plot, loras: tuple[str, ...]) -> None:
+    cells, sheet = told_cells(grid("", loras=loras, prompts=("a", "b"), weights=weights))
+    places = [(p, r, c) for p in range(2) for r in range(2) for c in range(len(weights))]
+    assert [(cell.page, cell.row, cell.column) for cell in cells] == places
+    for cell in cells:
+        page = sheet.pages[cell.page]
+        assert cell.picture is page.cells[cell.row][cell.column]
+        assert cell.text == page.texts[cell.row][cell.column]
+
+
+def test_a_told_cell_is_there_before_the_next_is_drawn(plot: Plot, loras: tuple[str, ...]) -> None:
+    heard = threading.Event()
+
+    def wait(number: int) -> None:
+        assert number == 0 or heard.wait(10)
+
+    plot.before_cell = wait
+    WebUIHost().draw(grid("a", loras=loras), lambda done, total, cell: heard.set() if cell else None)
+
+
+def test_no_cell_is_told_that_is_half_done_or_without_its_lora(
+    webui: SimpleNamespace, plot: Plot, loras: tuple[str, ...]
+) -> None:
+    plot.unapplied, plot.fails = {"000002"}, {"000001:0.5"}
+    wanted = grid("a", loras=loras, weights=(0.0, 0.5, 1.0))
+    assert [(cell.row, cell.column) for cell in told_cells(wanted)[0]] == [(0, 0), (0, 2), (1, 0)]
+    plot.unapplied, plot.fails = {""}, set()
+    webui.shared.opts.lora_add_hashes_to_infotext = False
+    assert len(told_cells(wanted)[0]) == 6
+    plot.after_cell = lambda number: setattr(webui.shared.state, "interrupted", number == 16)
+    assert [(cell.row, cell.column) for cell in told_cells(wanted)[0]] == [(0, 0), (0, 1), (0, 2), (1, 0)]
+
+
 def test_on_cell_ends_the_drawing(webui: SimpleNamespace, plot: Plot, loras: tuple[str, ...]) -> None:
     def wait_for_the_interruption(number: int) -> None:
         while not webui.shared.state.interrupted:
             time.sleep(0.001)
 
-    def on_cell(done: int, total: int) -> None:
+    def on_cell(done: int, total: int, cell: Cell | None) -> None:
         if plot.calls:
             raise KeyError("enough")
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lora_train.grid.plan import Grid
-from lora_train.grid.sheet import Page
+from lora_train.grid.sheet import Cell, OnCell, Page
 from lora_train.host.base import Checkpoint, Sheet
 from lora_train.jobs.child import Engine
 
@@ -84,14 +84,16 @@ class FakeHost:
         yield
         self.calls.append("bring back")
 
-    def draw(self, grid: Grid, on_cell: Callable[[int, int], None]) -> Sheet:
+    def draw(self, grid: Grid, on_cell: OnCell) -> Sheet:
         self.calls.append("draw")
         if self.failure:
             raise self.failure
         self.drawn = grid
         for done in range(grid.count):
             time.sleep(self.cell_seconds)
-            on_cell(done + 1, grid.count)
+            row, column = divmod(done, len(grid.weights))
+            picture = Image.new("RGB", (8, 8))
+            on_cell(done + 1, grid.count, Cell(0, row, column, picture) if row < len(grid.loras) else None)
         cell = Image.new("RGB", (8, 8))
         page = Page(cell, tuple(tuple(cell for _ in grid.weights) for _ in grid.loras))
         return Sheet(tuple(page for _ in grid.prompts))

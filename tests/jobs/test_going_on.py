@@ -9,6 +9,7 @@ import pytest
 
 from lora_train.errors import UserError
 from lora_train.events import event
+from lora_train.grid.record import describe
 from lora_train.jobs import record as records
 from lora_train.jobs.job import SAVING
 from lora_train.jobs.manager import Manager
@@ -76,10 +77,13 @@ def test_a_pause_that_cannot_save_says_so(manager: Manager, host: FakeHost) -> N
 def test_a_grid_is_paused_too_and_drawn_again(manager: Manager, host: FakeHost) -> None:
     host.cell_seconds = 0.05
     job = manager.start(values(host), {"weights": [weight / 10 for weight in range(10)]})
-    until(lambda: manager.status()["state"] == "grid")
+    until(lambda: (manager.status()["grid"] or {"done": 0})["done"] > 1)
     manager.pause(job)
     assert manager.wait(20)
     assert (manager.status()["state"], manager.status()["resumable"]) == ("paused", True)
+    grid = describe(manager.folder(job))
+    drawn = [cell for cell in grid["pages"][0]["cells"][0] if cell]
+    assert 0 < len(drawn) < 30 and grid["pages"][0]["sheet"]
     host.cell_seconds = 0
     host.calls.clear()
     manager.resume(job)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
@@ -47,6 +49,31 @@ def test_grids_are_listed_and_told(client, grid) -> None:
     assert [row["epoch"] for row in told["rows"]] == [1, 2]
     assert [page["prompt"] for page in told["pages"]] == ["a cat", "a dog"]
     assert client.get(f"{V1}/grids/other").status_code == 404
+
+
+def test_a_grid_without_a_picture_is_listed_only_while_it_is_drawn(client, manager, grid) -> None:
+    plan = record.load(manager.job).grid
+    record.Drawing(manager.job, replace(plan, seed=8))
+    for state, listed in (("grid", 1), ("paused", 0), ("failed", 0)):
+        manager.now["state"] = state
+        assert len(client.get(f"{V1}/grids").json()) == listed
+
+
+def test_nothing_is_used_of_a_grid_that_is_being_drawn(client, manager, grid) -> None:
+    """Its other epochs are still needed."""
+    manager.now["state"] = "grid"
+    answer = client.post(f"{grid}/use", json={"row": 0, "column": 0, "drop_others": True})
+    assert answer.status_code == 422
+    assert "still being drawn" in answer.text
+    assert client.post(f"{grid}/mark", json={"row": 0, "column": 0, "accepted": True}).status_code == 200
+
+
+def test_a_busy_host_does_not_keep_the_page_waiting(client, manager, grid, monkeypatch) -> None:
+    done = threading.Event()
+    monkeypatch.setattr("lora_train.ui.routes.grids._PATIENCE", 0.01)
+    monkeypatch.setattr(manager.host, "refresh_loras", lambda: done.wait(20))
+    assert client.post(f"{grid}/use", json={"row": 0, "column": 0}).status_code == 200
+    done.set()
 
 
 def test_every_address_that_a_grid_tells_is_a_picture(client, grid) -> None:

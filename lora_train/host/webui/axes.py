@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...blocks.presets import BUILTIN, format_numbers
+from ...blocks.families import count_problem
+from ...blocks.presets import BUILTIN, Presets, format_numbers, look_up
 from ...errors import UserError
 from ...grid.plan import all_series, epoch_file, run_of
+from . import live, prompts
 from .inside import shared
 
 EPOCH, WEIGHT, PRESET = "LoRA epoch", "LoRA weight", "Block preset"
@@ -39,11 +41,11 @@ def register() -> None:
 
 
 def _options(make: Callable[..., Any]) -> list[Any]:
-    """The axes. The block preset is done by the extension LoRA Block Weight, and offered where that is loaded."""
+    """The axes. The block preset is done by the extension LoRA Block Weight where that is loaded, else by ourselves."""
     epoch = make(EPOCH, str, set_epoch, format_value=_epoch_label, confirm=expand, cost=0.3, choices=choices)
     weight = make(WEIGHT, float, set_weight, format_value=lambda p, option, x: f"weight {x:g}")
     preset = make(PRESET, str, set_preset, format_value=lambda p, option, x: x, confirm=check_presets, choices=_presets)
-    return [epoch, weight, *([preset] if _has_block_weight() else [])]
+    return [epoch, weight, *([preset] if prompts.block_weight_is_there() or live.extension() is not None else [])]
 
 
 def choices() -> list[str]:
@@ -93,7 +95,7 @@ def set_weight(p: Any, weight: float, weights: Sequence[float]) -> None:
 
 def set_preset(p: Any, preset: str, presets: Sequence[str]) -> None:
     """Give the LoRA that the plot is about the preset's block weights."""
-    numbers = format_numbers(BUILTIN[preset])
+    numbers = format_numbers(_all_presets()[preset])
 
     def blocked(rest: list[str]) -> list[str]:
         return [*(part for part in rest if not part.startswith("lbw=")), f"lbw={numbers}"]
@@ -102,10 +104,15 @@ def set_preset(p: Any, preset: str, presets: Sequence[str]) -> None:
 
 
 def check_presets(p: Any, names: list[str]) -> None:
-    """Raises UserError for an unknown preset, and where LoRA Block Weight would not act."""
+    """Raises UserError for a preset that is unknown or for other models, and where LoRA Block Weight would not act."""
+    found, file = _all_presets(), prompts.presets()
     for name in names:
-        if name not in BUILTIN:
-            raise UserError("there is no such preset", where=name, remedy=f"Choose from {', '.join(BUILTIN)}")
+        try:
+            look_up(name, found, live.family(), file.faults)
+        except UserError as error:
+            raise UserError(error.what, where=PRESET, remedy=error.remedy or "Choose from the list") from None
+    if not prompts.block_weight_is_there():
+        return
     running = getattr(getattr(p, "scripts", None), "alwayson_scripts", [])
     script = next((script for script in running if _BLOCK_WEIGHT in str(script.title()).lower()), None)
     arguments = list(p.script_args)[script.args_from : script.args_to] if script else []
@@ -171,13 +178,14 @@ def _epoch_label(p: Any, option: Any, name: str) -> str:
 
 
 def _presets() -> list[str]:
-    return list(BUILTIN)
+    """Those for the loaded checkpoint."""
+    family = live.family()
+    return [name for name, numbers in _all_presets().items() if not count_problem(len(numbers), family)]
 
 
-def _has_block_weight() -> bool:
-    from modules import scripts
-
-    return any(data.script_class.__module__ == "lora_block_weight.py" for data in scripts.scripts_data)
+def _all_presets() -> Presets:
+    """The user's own and ours; of equal names the user's."""
+    return BUILTIN | prompts.presets().presets
 
 
 def _lora_dir() -> Path:

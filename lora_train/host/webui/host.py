@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ from PIL import Image
 
 from ...grid.plan import Grid
 from ...paths import ROOT
-from ..base import Captioner, Checkpoint, Sheet
-from . import captions, upscale
+from ..base import Cancelled, Captioner, Checkpoint, OnCell, Sheet, Shot, never
+from . import captions, live, upscale
 from .inside import device_type, flag, forge_flag, on_main_thread, optional, queue, shared
-from .memory import forget_applied, forget_prompts, is_lent, lent
+from .memory import forget_applied, forget_prompts, is_lent, lent, refuse_while_lent
 
 _CHINESE = re.compile(r"zh[-_ ]?(cn|hans)|简体|chinese.*simplified|simplified.*chinese", re.IGNORECASE)
 _ENGLISH = re.compile(r"en([-_ .].*)?|english.*", re.IGNORECASE)
@@ -47,7 +47,9 @@ class WebUIHost:
             found.add("upscale")
         if optional("backend.memory_management") is None:  # Forge knows the widths of real models only
             found.add("narrow")
-        return frozenset({"grid", *found})
+        if live.extension() is not None:
+            found.add("live")
+        return frozenset({"grid", "render", *found})
 
     def checkpoint(self) -> Checkpoint | None:
         """The one that is selected, whether or not it is loaded yet."""
@@ -149,13 +151,23 @@ class WebUIHost:
         with contextlib.nullcontext() if device_type() == "cpu" else lent():
             yield
 
-    def draw(self, grid: Grid, on_cell: Callable[[int, int], None]) -> Sheet:
+    def draw(self, grid: Grid, on_cell: OnCell) -> Sheet:
         """Draw with the WebUI's X/Y/Z plot. on_cell may raise to end it. Raises UserError."""
         from .xyz import draw
 
         with queue():
-            on_cell(0, grid.count)
+            on_cell(0, grid.count, None)
             return on_main_thread(lambda: draw(grid, on_cell))
+
+    def render(self, shot: Shot, cancelled: Cancelled = never) -> Image.Image | None:
+        """Draw with the WebUI's txt2img, without its always-on scripts. Raises UserError, also while a training has the
+        GPU.
+        """
+        from .picture import draw
+
+        refuse_while_lent()
+        with queue():
+            return None if cancelled() else on_main_thread(lambda: draw(shot, cancelled))
 
 
 def _checkpoint(info: Any) -> Checkpoint:

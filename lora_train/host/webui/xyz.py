@@ -11,9 +11,11 @@ import csv
 import inspect
 import io
 import json
+import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,11 +24,10 @@ from PIL import Image
 
 from ...errors import UserError
 from ...grid.plan import Grid
-from ...grid.sheet import Sheet, page
+from ...grid.sheet import Cell, OnCell, Sheet, page
 from ...header import read_header
 
 T = TypeVar("T")
-OnCell = Callable[[int, int], None]
 _AXIS = "Prompt S/R"
 _CLIP_SKIP = "CLIP_stop_at_last_layers"
 _LOOK_EVERY = 0.3
@@ -68,8 +69,10 @@ def draw(grid: Grid, on_cell: OnCell) -> Sheet:
                 pages.append(_Drawn.none(size))
                 continue
             processing = _processing(grid, plan.prompt, overrides)
+            told = _Told(plan, number, grid.negative_prompt)
+            processing.scripts, processing.script_args = told.runner(), ()
             try:
-                with _watched(number * size, size, grid.count, on_cell):
+                with _watched(number * size, size, grid.count, told, on_cell):
                     result = script.run(processing, *_arguments(script, plan))
                 pages.append(_drawn(result, plan, grid, broken_off=_broken_off()))
             finally:
@@ -310,9 +313,60 @@ def _job() -> Iterator[None]:
         shared.total_tqdm.clear()
 
 
+class _Told:
+    """What the plot of a page has drawn so far; the WebUI tells it through a script of ours that is always on."""
+
+    def __init__(self, plan: Axes, page: int, negative_prompt: str) -> None:
+        self.cells: queue.SimpleQueue[Cell | None] = queue.SimpleQueue()
+        self._plan, self._page, self._negative_prompt = plan, page, negative_prompt
+        self._prompts, self._met = plan.cell_prompts(), Counter[str]()
+
+    def runner(self) -> Any:
+        """The scripts of this plot: ours alone, so that cells differ by their LoRA only."""
+        from modules import scripts
+
+        told = self
+
+        class Listener(scripts.Script):
+            filename, args_from, args_to = __file__, 0, 0
+
+            def title(self) -> str:
+                return "Train LoRA grid"
+
+            def show(self, is_img2img: bool) -> Any:
+                return scripts.AlwaysVisible
+
+            def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+                told.drawn(p.prompt, processed)
+
+        runner = scripts.ScriptRunner()
+        runner.alwayson_scripts.append(Listener())
+        return runner
+
+    def drawn(self, prompt: str, processed: Any) -> None:
+        """A picture is ready; the WebUI draws on."""
+        if _broken_off() or not processed.images or prompt not in self._prompts:
+            return
+        number = self._nth(prompt)
+        row, column = divmod(number, len(self._plan.weights))
+        text = str((processed.infotexts or [""])[0] or "")
+        if _applied(text, self._plan, number) or not _tells_hashes():
+            text = _whole(text, prompt, self._negative_prompt)
+            self.cells.put(Cell(self._page, row, column, processed.images[0], text))
+
+    def _nth(self, prompt: str) -> int:
+        """Of cells with the same prompt, such as those of a weight given twice, the next one."""
+        places = [number for number, other in enumerate(self._prompts) if other == prompt]
+        self._met[prompt] += 1
+        return places[min(self._met[prompt], len(places)) - 1]
+
+
 @contextlib.contextmanager
-def _watched(before: int, size: int, total: int, on_cell: OnCell) -> Iterator[None]:
-    """Tell on_cell how far a plot of `size` cells is; where on_cell raises, interrupt the WebUI and raise the same."""
+def _watched(before: int, size: int, total: int, told: _Told, on_cell: OnCell) -> Iterator[None]:
+    """Tell on_cell how far a plot of `size` cells is; where on_cell raises, interrupt the WebUI and raise the same.
+
+    It is called by a thread of its own, so that the WebUI draws on while it writes a picture.
+    """
     from modules import shared
 
     finished = threading.Event()
@@ -320,13 +374,18 @@ def _watched(before: int, size: int, total: int, on_cell: OnCell) -> Iterator[No
     shared.state.job_no = 0
 
     def look() -> None:
-        while not finished.wait(_LOOK_EVERY):
-            try:
-                on_cell(before + min(shared.state.job_no, size), total)
-            except BaseException as error:  # noqa: BLE001 (raised again below)
-                raised.append(error)
-                shared.state.interrupt()
-                return
+        try:
+            while True:
+                try:
+                    cell = told.cells.get(timeout=_LOOK_EVERY)
+                except queue.Empty:
+                    cell = None
+                if cell is None and finished.is_set():
+                    return
+                on_cell(before + min(shared.state.job_no, size), total, cell)
+        except BaseException as error:  # noqa: BLE001 (raised again below)
+            raised.append(error)
+            shared.state.interrupt()
 
     watcher = threading.Thread(target=look, name="grid progress", daemon=True)
     watcher.start()
@@ -334,10 +393,11 @@ def _watched(before: int, size: int, total: int, on_cell: OnCell) -> Iterator[No
         yield
     finally:
         finished.set()
+        told.cells.put(None)
         watcher.join()
         if raised:
             raise raised[0]
-    on_cell(before + (min(shared.state.job_no, size) if _stopped() else size), total)
+    on_cell(before + (min(shared.state.job_no, size) if _stopped() else size), total, None)
 
 
 def _stopped() -> bool:
@@ -377,13 +437,25 @@ def _drop_unapplied(cells: list[Image.Image | None], texts: list[str], plan: Axe
     """Empty the cells without a LoRA that the WebUI couldn't load: it draws on, and names no hash in their text."""
     if not any("Lora hashes: " in text for text in texts):
         return  # the user's settings leave them out
-    for number in range(len(cells)):
-        row, column = divmod(number, len(plan.weights))
-        name = _stem(plan.names[row])
-        if float(plan.weights[column].rstrip(">")) == 0:
-            continue
-        if f"{json.dumps(_without_marks(name), ensure_ascii=False)[1:-1]}: " not in texts[number]:
+    for number, text in enumerate(texts):
+        if not _applied(text, plan, number):
             cells[number] = None
+
+
+def _applied(text: str, plan: Axes, number: int) -> bool:
+    """Whether a cell's text names its LoRA's hash, or it has none."""
+    row, column = divmod(number, len(plan.weights))
+    if float(plan.weights[column].rstrip(">")) == 0:
+        return True
+    name = json.dumps(_without_marks(_stem(plan.names[row])), ensure_ascii=False)[1:-1]
+    return "Lora hashes: " in text and f"{name}: " in text
+
+
+def _tells_hashes() -> bool:
+    """Whether the user wants LoRA hashes in the pictures' texts."""
+    from modules import shared
+
+    return bool(getattr(shared.opts, "lora_add_hashes_to_infotext", True))
 
 
 def _whole(text: str, prompt: str, negative_prompt: str) -> str:

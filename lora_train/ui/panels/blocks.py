@@ -1,4 +1,4 @@
-"""The step Blocks: a block-weighted sum of LoRAs, baked into one file."""
+"""The step Blocks: the workbench that javascript/train_lora_blocks*.js fills, and the bake by text alone."""
 
 from __future__ import annotations
 
@@ -24,8 +24,13 @@ A negative strength takes a LoRA away.</p></details>"""
 
 
 def build(manager: Manager) -> None:
-    """The step's components, tied to the route's own work."""
+    """The place of the workbench; below it the plain form, tied to the route's own work."""
     place("blocks_view")
+    with gr.Accordion("Bake by text alone", open=False, elem_id=f"{PREFIX}blocks_text"):
+        _plain(manager)
+
+
+def _plain(manager: Manager) -> None:
     at = PREFIX + "bake_"
     with gr.Row(elem_id=f"{PREFIX}blocks_columns"):
         with gr.Column(scale=5, min_width=320):

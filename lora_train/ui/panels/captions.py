@@ -11,9 +11,12 @@ import gradio as gr
 from ...dataset.tagging import SORTS, TagOptions
 from ...errors import UserError
 from ...jobs.manager import Manager
+from ...studio import onnx_tagger
+from ...studio.onnx_tagger import MODEL, TAGS, OnnxTagger
 from .. import texts
 from ..compat import QUIET, unsaved
 from ..labels import CAPTIONS, PREFIX
+from ..routes.captions import TAGGERS
 from ..routes.captions import Captions as Routes
 from .form import Form, button, html, onward, place, told
 
@@ -23,85 +26,100 @@ _EXISTING = (
     ("Put the new one before it", "prepend"),
     ("Replace it", "replace"),
 )
+_NO_ONNX = "It runs by onnxruntime, which isn't there: install it into the Python that runs this page."
+_ONNX_FROM = "Such files are called wd-v1-4-… and wd-…-tagger-v3 on Hugging Face."
 _NONE = (
-    "This program can't write captions by itself.",
+    "This program has no captioner of its own.",
     [
-        "Write them by hand: a text file beside each picture, of the same name, ending in .txt.",
+        "Write the captions in the table: click the line beside a picture.",
+        "Or use a WD14 tagger that you have as a file, below.",
         "A picture without one takes the words of its folder's name: those of 10_mira are “mira”.",
-        "Or write them in a WebUI that has deepbooru or BLIP, and come back with the folder.",
     ],
 )
 
 
 @dataclass(frozen=True)
 class Captions:
-    """view: of the captions; again: the button that reads them anew; the others are None without a captioner."""
+    """options: of the captioners by name; tagger: the folder of a tagger's files."""
 
-    view: Any
-    again: Any
-    captioner: Any = None
-    options: dict[str, Any] | None = None
-    existing: Any = None
-    trigger: Any = None
-    write: Any = None
-    problems: Any = None
+    captioner: Any
+    options: dict[str, Any]
+    existing: Any
+    trigger: Any
+    tagger: Any
+    write: Any
+    problems: Any
 
 
 def build(manager: Manager, form: Form) -> Captions:
-    """The step's components."""
+    """The step's components: on one side what writes captions, on the other the studio, which the scripts fill."""
     with gr.Row(elem_id=f"{PREFIX}captions_columns"):
-        with gr.Column(scale=5, min_width=320):
+        with gr.Column(scale=3, min_width=290):
+            trigger = unsaved(
+                gr.Textbox(
+                    label="Trigger word",
+                    info="What calls your LoRA in a prompt: a word that nothing else is called by. A style needs none",
+                    max_lines=1,
+                    elem_id=f"{PREFIX}caption_trigger",
+                )
+            )
+            place("trigger_place")
             made = _writing(manager)
+            place("captions_view")
             gr.Markdown("### While training")
             form.add(*CAPTIONS)
             onward("Training")
-        with gr.Column(scale=6, min_width=320):
-            place("captions_view")
-            view = html("captions", texts.tags(None))
-            again = button("Read the captions again", "read_captions")
-    return Captions(view, again, **made)
+        with gr.Column(scale=8, min_width=320):
+            place("caption_studio", f"{PREFIX}caption_studio_place")
+    return Captions(trigger=trigger, **made)
 
 
 def _writing(manager: Manager) -> dict[str, Any]:
-    """The fields of the host's captioners, or what there is without one."""
+    """The fields of the captioners: the host's, and a tagger from a file."""
     captioners = manager.host.captioners()
+    choices = [*((one.title, one.name) for one in captioners), (OnnxTagger.title, OnnxTagger.name)]
+    place_of_taggers = manager.host.data_dir() / TAGGERS
+    at = PREFIX + "caption_"
     if not captioners:
         gr.HTML(texts.note("note", *_NONE), elem_id=f"{PREFIX}no_captioner")
-        return {}
-    at = PREFIX + "caption_"
-    gr.Markdown("### Write captions")
-    captioner = unsaved(
-        gr.Radio(
-            choices=[(one.title, one.name) for one in captioners],
-            value=captioners[0].name,
-            label="Written by",
-            elem_id=f"{at}captioner",
+    hidden = manager.host.restricted()
+    has_own = bool(captioners or onnx_tagger.folders(place_of_taggers))
+    with gr.Accordion("Let a program write captions", open=has_own, elem_id=f"{at}writing"):
+        captioner = unsaved(
+            gr.Radio(choices=choices, value=choices[0][1], label="Written by", elem_id=f"{at}captioner")
         )
-    )
-    trigger = unsaved(
-        gr.Textbox(
-            label="Trigger word",
-            info="Stands first in every caption; a word that nothing else is called by. May be empty",
-            max_lines=1,
-            elem_id=f"{at}trigger",
+        existing = unsaved(
+            gr.Radio(
+                choices=list(_EXISTING), value="keep", label="Where there is a caption already", elem_id=f"{at}existing"
+            )
         )
-    )
-    existing = unsaved(
-        gr.Radio(
-            choices=list(_EXISTING), value="keep", label="Where there is a caption already", elem_id=f"{at}existing"
-        )
-    )
-    options = _options(at)
-    write = button("Write captions for the folder of pictures", "write_captions", "primary")
-    problems = html("captions_problems")
+        options = _options(at)
+        with gr.Accordion("A WD14 tagger from a file", open=not captioners, elem_id=f"{at}onnx"):
+            tagger = unsaved(
+                gr.Textbox(
+                    label="Folder of the tagger",
+                    info=f"It holds {MODEL} and {TAGS}" + ("" if hidden else f". Empty: {place_of_taggers}"),
+                    max_lines=1,
+                    elem_id=f"{at}tagger",
+                )
+            )
+            gr.HTML(_about_onnx())
+        write = button("Write captions for the folder of pictures", "write_captions", "primary")
+        problems = html("captions_problems")
     return {
         "captioner": captioner,
         "options": options,
         "existing": existing,
-        "trigger": trigger,
+        "tagger": tagger,
         "write": write,
         "problems": problems,
     }
+
+
+def _about_onnx() -> str:
+    if onnx_tagger.available():
+        return f'<p class="train-lora-hint">{_ONNX_FROM}</p>'
+    return f'<p class="train-lora-hint"><span>{_NO_ONNX}</span> <span>{_ONNX_FROM}</span></p>'
 
 
 def _options(at: str) -> dict[str, Any]:
@@ -142,8 +160,6 @@ def _options(at: str) -> dict[str, Any]:
 
 def connect(step: Captions, manager: Manager, form: Form) -> None:
     """Tie the button to the route's own work."""
-    if step.options is None:
-        return
     routes, names = Routes(manager), list(step.options)
     given = [
         form.settings["train_data_dir"],
@@ -151,20 +167,23 @@ def connect(step: Captions, manager: Manager, form: Form) -> None:
         step.captioner,
         step.existing,
         step.trigger,
+        step.tagger,
     ]
 
     def write(*held: Any) -> str:
-        return told(lambda: _write(routes, held[:5], dict(zip(names, held[5:], strict=True))))
+        count = len(given)
+        return told(lambda: _write(routes, held[:count], dict(zip(names, held[count:], strict=True))))
 
     step.write.click(write, [*given, *step.options.values()], [step.problems], **QUIET)
 
 
 def _write(routes: Routes, held: Sequence[Any], options: dict[str, Any]) -> str:
     """Begin the task; how far it is stands in the status."""
-    folder, extension, captioner, existing, trigger = held
+    folder, extension, captioner, existing, trigger, tagger = held
     if not str(folder or "").strip():
         raise UserError("no folder is given", where="train_data_dir", remedy="Name it in the step Pictures")
     writing = {"existing": existing, "trigger": str(trigger or "").strip(), "extension": str(extension or "")}
     known = {name: value for name, value in options.items() if value is not None}
-    routes.start({"folder": str(folder).strip(), "captioner": captioner, "options": known, "writing": writing})
+    asked = {"folder": str(folder).strip(), "captioner": captioner, "tagger": str(tagger or "")}
+    routes.start({**asked, "options": known, "writing": writing})
     return ""

@@ -1,4 +1,4 @@
-"""The step Pictures: which folder is trained on, and what was understood of it."""
+"""The step Pictures: which folder is trained on, what was understood of it, and the studio, which scripts draw."""
 
 from __future__ import annotations
 
@@ -45,15 +45,17 @@ def build(form: Form) -> Pictures:
             with gr.Row():
                 again = button("Read the folder again", "read_pictures")
                 demo = button("Fill in the demo", "demo", visible=DEMO_PICTURES.is_dir())
+            place("project_view")
             gr.HTML(_LAYOUT)
-            with gr.Accordion("Pictures of different shapes", open=False, elem_id=f"{PREFIX}shapes"):
-                form.add(*SHAPES)
-            with gr.Accordion("Regularisation, or a dataset file", open=False, elem_id=f"{PREFIX}other_pictures"):
-                form.add(*OTHER_PICTURES)
-            onward("Captions")
         with gr.Column(scale=6, min_width=320):
             view = html("pictures", texts.pictures(None))
-            place("pictures_view")
+    place("pictures_view", f"{PREFIX}pictures_place")
+    place("plans_view", f"{PREFIX}plans_place")
+    with gr.Accordion("Pictures of different shapes", open=False, elem_id=f"{PREFIX}shapes"):
+        form.add(*SHAPES)
+    with gr.Accordion("Regularisation, or a dataset file", open=False, elem_id=f"{PREFIX}other_pictures"):
+        form.add(*OTHER_PICTURES)
+    onward("Captions")
     return Pictures(view, again, demo)
 
 

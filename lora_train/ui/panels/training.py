@@ -108,12 +108,12 @@ def _folded(form: Form) -> None:
 
 
 def connect(step: Training, manager: Manager, form: Form, views: Sequence[Any], again: Sequence[Any]) -> None:
-    """Tie the step to the form. views: of the pictures and the captions; again: buttons that read both anew."""
+    """Tie the step to the form. views: of the pictures; again: buttons that read them anew."""
     host, sources = manager.host, [form.settings[name] for name in INPUTS]
 
     def everything(wanted: Any, *held: Any) -> list[str]:
         found = reckon(fields.values_of(INPUTS, held), host, _whole(wanted))
-        return [texts.arithmetic(found), texts.aimed(found, _whole(wanted)), texts.pictures(found), texts.tags(found)]
+        return [texts.arithmetic(found), texts.aimed(found, _whole(wanted)), texts.pictures(found)]
 
     inputs, outputs = [step.wanted, *sources], [step.total, step.aim, *views]
     followed([*sources, step.wanted], everything, inputs, outputs)

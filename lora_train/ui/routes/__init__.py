@@ -13,12 +13,17 @@ from ...jobs.manager import Manager
 from .. import guard
 from . import schemas
 from .base import ROOT, Answer, Route, described
+from .blocks import Blocks
+from .boards import Workbench
+from .caption_studio import CaptionStudio
 from .captions import Captions
 from .files import Files
 from .grids import Grids
 from .jobs import Jobs
 from .merges import Merges
 from .openapi import document
+from .pictures import Pictures
+from .plan_sets import PlanSets
 from .plans import Plans
 from .tasks import TASKS
 
@@ -47,7 +52,7 @@ def add(app: FastAPI, manager: Manager, login: FastAPI | None = None) -> None:
 
 def declared(manager: Manager) -> list[Route]:
     """All routes, openapi.json the last."""
-    parts = (Jobs, Grids, Plans, Merges, Captions, Files)
+    parts = (Jobs, Grids, Plans, Merges, Blocks, Workbench, Captions, CaptionStudio, Pictures, PlanSets, Files)
     routes = [route for part in parts for route in part(manager).routes()] + TASKS.routes()
 
     def openapi(request: Request) -> dict[str, Any]:

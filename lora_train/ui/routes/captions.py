@@ -1,27 +1,29 @@
-"""Routes that let the host's captioners write captions, and take them back."""
+"""Routes that let the host's captioners write captions. The set's journal takes them back: see caption_studio."""
 
 from __future__ import annotations
 
-import re
-import time
 from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, HTTPException
 
-from ...dataset import images, tagging
 from ...dataset.tagging import TagOptions, Writer, Writing
 from ...errors import UserError
-from ...host.base import find_captioner
+from ...host.base import Captioner, find_captioner
 from ...jobs.manager import Manager
+from ...studio import onnx_tagger
+from ...studio.captions import TITLE, Table, open_table
+from ...studio.onnx_tagger import OnnxTagger
 from .. import guard
 from . import schemas
 from .base import Body, Reader, Route, restricted
 from .tasks import TASKS, Task
 
 _BODY = Depends(guard.json_body)
+TAGGERS = "taggers"
+"""Where taggers are looked for, in the host's data folder."""
+
 _MOST_PROBLEMS = 20
-_UNDO = re.compile(r"[\d-]{1,40}", re.ASCII)
 
 
 class Captions:
@@ -32,56 +34,59 @@ class Captions:
 
     def routes(self) -> list[Route]:
         """Reading first."""
-        start, undo = schemas.ref("CaptionRequest"), schemas.ref("UndoCaptions")
-        listed, task = schemas.listed("Captioner"), schemas.ref("TaskStarted")
+        start, listed = schemas.ref("CaptionRequest"), schemas.listed("Captioner")
         return [
             Route("GET", "/captioners", self.captioners, "What can write captions here", listed),
-            Route("POST", "/captions", self.start, "Write captions for a folder of pictures", task, start),
-            Route("POST", "/captions/undo", self.undo, "Put former captions back", schemas.ref("CaptionsUndone"), undo),
+            Route(
+                "POST",
+                "/captions",
+                self.start,
+                "Write captions for a folder of pictures",
+                schemas.ref("TaskStarted"),
+                start,
+            ),
         ]
 
     def captioners(self) -> list[dict[str, str]]:
-        """Empty where the host has none."""
-        host = self._manager.host
-        return [{"name": c.name, "title": c.title, "kind": c.kind, "note": c.note()} for c in host.captioners()]
+        """Empty where the host has none, and no tagger lies in our folder."""
+        found = [*self._manager.host.captioners(), *self._own()]
+        return [{"name": c.name, "title": c.title, "kind": c.kind, "note": c.note()} for c in found]
+
+    def _own(self) -> list[OnnxTagger]:
+        """A tagger in our folder of taggers."""
+        place = self._manager.host.data_dir() / TAGGERS
+        return [OnnxTagger(place)] if onnx_tagger.folders(place) else []
+
+    def _captioner(self, name: str, tagger: str) -> Captioner:
+        """One of the host's, or a tagger: of the folder that is named, or of our folder of taggers."""
+        if name != OnnxTagger.name:
+            return find_captioner(self._manager.host, name)
+        place = self._manager.host.data_dir() / TAGGERS
+        return OnnxTagger(Path(tagger).expanduser() if tagger else place)
 
     def start(self, body: Body = _BODY) -> dict[str, Any]:
         """Starts a task; how far it is stands in the status."""
         self._refuse_strangers()
-        given = Reader(body, ("folder", "captioner", "options", "writing"))
-        folder, name = given.text("folder"), given.text("captioner")
+        given = Reader(body, ("folder", "captioner", "tagger", "options", "writing"))
+        folder, name, tagger = given.text("folder"), given.text("captioner"), given.text("tagger", "")
         options, writing = given.table("options"), given.table("writing")
         given.check()
-        captioner = find_captioner(self._manager.host, name)
+        captioner = self._captioner(name, tagger.strip())
         chosen, how = TagOptions.from_dict(options or {}), Writing.from_dict(writing or {})
-        pictures = _pictures(folder)
-        undo = self._folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9}.jsonl"
+        table = _table(folder, how.extension)
+        pictures = [row.picture for row in table.own]
 
         def work(task: Task) -> dict[str, Any]:
             task.total = len(pictures)
-            done = _Captioning(task, Writer(how, undo))
-            tagged = captioner.tag(pictures, chosen, done.caption, task.stop)
-            for problem in tagged.problems:
-                done.problem(problem)
-            return {**done.counts, "problems": done.problems, "undo": undo.stem if undo.is_file() else None}
+            with table.journal.change(f"{TITLE}written by {captioner.title}") as change:
+                done = _Captioning(task, Writer(how, change.write))
+                tagged = captioner.tag(pictures, chosen, done.caption, task.stop)
+                for problem in tagged.problems:
+                    done.problem(problem)
+                entry = change.number if change.steps else None
+            return {**done.counts, "problems": done.problems, "entry": entry}
 
         return {"task": TASKS.start("captions", f"captions by {captioner.title}", work)}
-
-    def undo(self, body: Body = _BODY) -> dict[str, Any]:
-        """{"undo": the name that a task's result gave}: captions become what they were; those edited since stay."""
-        self._refuse_strangers()
-        given = Reader(body, ("undo",))
-        name = given.text("undo")
-        given.check()
-        file = self._folder / f"{name}.jsonl"
-        if not _UNDO.fullmatch(name) or not file.is_file():
-            raise HTTPException(404, "there is nothing of this name to undo")
-        undone = tagging.undo(file)
-        return {"restored": [str(path) for path in undone.restored], "changed": [str(path) for path in undone.changed]}
-
-    @property
-    def _folder(self) -> Path:
-        return self._manager.host.data_dir() / "captions"
 
     def _refuse_strangers(self) -> None:
         if restricted(self._manager):
@@ -113,17 +118,8 @@ class _Captioning:
             self._task.warnings.append(str(error))
 
 
-def _pictures(folder: str) -> list[Path]:
-    """All below a folder, hidden ones left out. Raises UserError."""
-    root = Path(folder).expanduser()
-    if not folder or not root.is_dir():
+def _table(folder: str, extension: str) -> Table:
+    """The captions of what `folder` means. Raises UserError."""
+    if not folder or not Path(folder).expanduser().is_dir():
         raise UserError("there is no such folder", where="folder", remedy="Name the folder of your pictures")
-    found = sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in images.SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
-    if not found:
-        raise UserError("there are no pictures in it", where="folder", remedy="Name the folder of your pictures")
-    return [path.absolute() for path in found]
+    return open_table(folder, extension)

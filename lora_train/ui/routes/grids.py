@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from fastapi import Depends, HTTPException
 from fastapi.responses import FileResponse
 
+from ...errors import UserError
 from ...grid import record
 from ...grid.plan import all_series
 from ...jobs.manager import Manager
@@ -16,6 +18,8 @@ from .base import Body, Reader, Route, folder_of, picture, restricted
 
 _BODY = Depends(guard.json_body)
 _LAST = 1 << 20
+_PATIENCE = 1.0
+"""Seconds."""
 
 
 class Grids:
@@ -42,9 +46,9 @@ class Grids:
         ]
 
     def grids(self) -> list[dict[str, Any]]:
-        """What there is, in short."""
+        """What there is, in short: grids with a picture, and the one that is being drawn."""
         found = ((job, self._described(job["id"])) for job in self._manager.history())
-        return [_summary(job, grid) for job, grid in found if grid]
+        return [_summary(job, grid) for job, grid in found if grid and (job["state"] == "grid" or _drawn(grid))]
 
     def grid(self, grid: str) -> dict[str, Any]:
         """Rows, weights, pages, marks and the choice."""
@@ -88,15 +92,23 @@ class Grids:
         text = given.text("activation_text") if body.get("activation_text") is not None else None
         given.check()
         folder = folder_of(self._manager, grid)
+        if self._manager.status(grid)["state"] == "grid":
+            raise UserError("this grid is still being drawn", remedy="Wait until it is done, or stop it")
         used = record.use(folder, row, column, page, drop_others=drop, activation_text=text, **self._limits())
-        self._manager.host.refresh_loras()
+        self._refresh()
         return {**used, "grid": self.grid(grid)}
 
     def undo(self, grid: str, body: Body = _BODY) -> dict[str, Any]:
         """Takes back what `use` moved away."""
         moved = record.undo_drop(folder_of(self._manager, grid), **self._limits())
-        self._manager.host.refresh_loras()
+        self._refresh()
         return {"moved": moved, "grid": self.grid(grid)}
+
+    def _refresh(self) -> None:
+        """Goes on by itself where the host is busy: with a training that may be for hours."""
+        refreshing = threading.Thread(target=self._manager.host.refresh_loras, name="LoRA list", daemon=True)
+        refreshing.start()
+        refreshing.join(_PATIENCE)
 
     def _limits(self) -> dict[str, Any]:
         return {"lora_dir": self._manager.host.lora_dir(), "restricted": restricted(self._manager)}
@@ -104,6 +116,10 @@ class Grids:
     def _described(self, job: str) -> dict[str, Any] | None:
         folder = self._manager.folder(job)
         return record.describe(folder, job) if folder else None
+
+
+def _drawn(grid: dict[str, Any]) -> bool:
+    return any(cell for page in grid["pages"] for row in page["cells"] for cell in row)
 
 
 def _summary(job: dict[str, Any], grid: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Depends, HTTPException
 
 from ...blocks.bake import bake
-from ...blocks.presets import BUILTIN, Presets, parse_presets
+from ...blocks.presets import BUILTIN, PresetFile, parse_presets
 from ...errors import UserError
 from ...files import check_output_name
 from ...jobs.manager import Manager
@@ -17,7 +17,7 @@ from . import schemas
 from .base import Body, Reader, Route, described
 
 _BODY = Depends(guard.json_body)
-_FIELDS = ("recipe", "name", "presets", "rank", "target_error", "precision", "unlisted", "overwrite")
+_FIELDS = ("recipe", "name", "presets", "rank", "target_error", "precision", "unlisted", "other", "overwrite")
 _MOST_RANK = 1 << 16
 
 
@@ -38,15 +38,19 @@ class Merges:
         recipe, name = given.text("recipe"), given.text("name")
         rank, target = given.whole("rank", 1, _MOST_RANK), given.number("target_error")
         precision, unlisted = given.text("precision", "fp16"), given.number("unlisted", 0.0)
+        other = given.number("other", 1.0)
         overwrite = given.flag("overwrite")
         given.check()
-        presets = BUILTIN | presets_of(body.get("presets"))
+        file = presets_of(body.get("presets"))
         lora_dir = self._manager.host.lora_dir()
         out = inside(lora_dir, name)
         if out.exists() and not overwrite:
             error = UserError("there is a file of this name", where="name", remedy="Choose another, or overwrite it")
             raise HTTPException(409, described(error))
-        report = bake(recipe, lora_dir, presets, out, rank, target, precision, unlisted)
+        presets = BUILTIN | file.presets
+        report = bake(
+            recipe, lora_dir, presets, out, rank, target, precision, unlisted, other=other, faults=file.faults
+        )
         self._manager.host.refresh_loras()
         return {"path": str(out), "name": out.stem, "report": report.as_dict()}
 
@@ -65,11 +69,16 @@ def inside(lora_dir: Path, name: str) -> Path:
     return out
 
 
-def presets_of(given: Any) -> Presets:
-    """Presets as lines of text or as {name: numbers}. Raises UserError."""
+def presets_of(given: Any) -> PresetFile:
+    """Presets as lines of text, comments among them, or as {name: numbers}. Raises UserError.
+
+    Of a text only what is used has to be right; names with numbers have to be right all.
+    """
     if given is None or isinstance(given, str):
-        return parse_presets(given or "")
+        return PresetFile.parse(given or "")
     lines = given.items() if isinstance(given, dict) else ()
     if not isinstance(given, dict) or not all(isinstance(numbers, list) for _, numbers in lines):
         raise UserError("are neither lines of text nor names with numbers", where="presets", remedy="See openapi.json")
-    return parse_presets("\n".join(f"{name}:{','.join(map(str, numbers))}" for name, numbers in lines))
+    text = "\n".join(f"{name}:{','.join(map(str, numbers))}" for name, numbers in lines)
+    parse_presets(text)
+    return PresetFile.parse(text)

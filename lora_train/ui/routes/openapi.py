@@ -10,7 +10,7 @@ from ... import __version__
 from . import schemas
 from .base import ROOT, Route
 
-_WHOLE = ("number", "page", "row", "column")
+_WHOLE = ("number", "page", "row", "column", "attempt")
 _DESCRIPTION = (
     "Everything that the Train LoRA tab does. POST takes a JSON object sent as application/json; GET changes nothing. "
     "Where the WebUI has --gradio-auth, its login is needed; with --api-auth a script sends that name and password."
@@ -66,7 +66,7 @@ def _query(name: str, shape: dict[str, Any]) -> dict[str, Any]:
 def _answer(description: str, shape: Any) -> dict[str, Any]:
     if not isinstance(shape, str):
         return {"description": description, "content": _json(shape)}
-    binary = shape == "image/png"
+    binary = shape.startswith("image/") and shape != "image/svg+xml"
     return {"description": description, "content": {shape: {"schema": {"type": "string", **_binary(binary)}}}}
 
 

@@ -10,6 +10,7 @@ from ...dataset.tagging import EXISTING, SORTS, TagOptions, Writing
 from ...grid.plan import DEFAULT_WEIGHTS, Grid
 from ...network.kohya import PRECISIONS
 from ...settings import schema
+from . import schemas_blocks, schemas_captions, schemas_pictures, schemas_sets
 
 Schema = dict[str, Any]
 
@@ -49,6 +50,10 @@ def components() -> dict[str, Schema]:
         "GridFields": _object(_grid_fields()),
         **_requests(),
         **_answers(),
+        **schemas_captions.components(),
+        **schemas_pictures.components(),
+        **schemas_sets.components(),
+        **schemas_blocks.components(),
     }
 
 
@@ -136,6 +141,7 @@ def _requests() -> dict[str, Schema]:
                 "target_error": {**NUMBER, "nullable": True, "description": "Or: the least rank that errs less."},
                 "precision": {**TEXT, "enum": list(PRECISIONS), "default": "fp16"},
                 "unlisted": {**NUMBER, "default": 0, "description": "Of blocks that 17 numbers don't name."},
+                "other": {**NUMBER, "default": 1, "description": "Of what lies in no block."},
                 "overwrite": _flag(),
             },
             ["recipe", "name"],
@@ -143,13 +149,13 @@ def _requests() -> dict[str, Schema]:
         "CaptionRequest": _object(
             {
                 "folder": TEXT,
-                "captioner": {**TEXT, "description": "A name of GET captioners."},
+                "captioner": {**TEXT, "description": "A name of GET captioners; onnx: a WD14 tagger's files."},
+                "tagger": {**TEXT, "description": "For onnx: the folder of its files, where that isn't our own."},
                 "options": _object(options),
                 "writing": _object(writing),
             },
             ["folder", "captioner"],
         ),
-        "UndoCaptions": _object({"undo": TEXT}, ["undo"]),
     }
 
 
@@ -234,7 +240,6 @@ def _answers() -> dict[str, Schema]:
         "Presets": _object(presets),
         "Merged": _object({"path": TEXT, "name": TEXT, "report": ANYTHING}),
         "Captioner": _object(dict.fromkeys(("name", "title", "kind", "note"), TEXT)),
-        "CaptionsUndone": _object({"restored": paths, "changed": paths}),
     }
 
 

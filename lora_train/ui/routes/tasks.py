@@ -51,7 +51,7 @@ class Task:
             self.result = work(self)
             self.state = "stopped" if self.stop.is_set() else "done"
         except UserError as error:
-            self.error, self.state = str(error), "failed"
+            self.error, self.state = str(error), "stopped" if self.stop.is_set() else "failed"
         except Exception as error:  # noqa: BLE001 (the thread's outermost edge: the tab has to say so)
             self.error, self.state = f"unexpected: {type(error).__name__}: {error}", "failed"
         finally:

@@ -1,0 +1,79 @@
+"""A LoRA file read once from end to end: whether it can be used, what it holds, its hash. Kept until it changes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..header import read_header
+from ..network.kohya import file_hash, open_lora
+from .layout import Index, index_of
+
+_KNOWN = 512
+_Stamp = tuple[str, int, int]
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a LoRA's header says."""
+
+    index: Index
+    metadata: dict[str, str]
+
+
+_lock = threading.Lock()
+_held: OrderedDict[_Stamp, Held] = OrderedDict()
+_hashes: OrderedDict[_Stamp, str] = OrderedDict()
+
+
+def held(path: Path) -> Held:
+    """Its modules and metadata, from the header alone. Raises UserError: cut off, as a file that is being written is,
+    no LoRA, another model's, unknown or incomplete tensors.
+    """
+    stamp = _stamp(path)
+    with _lock:
+        known = _held.get(stamp)
+    if known is None:
+        header = read_header(path, "LoRA")
+        with open_lora(path):
+            known = Held(index_of(header.shapes(), path), header.metadata)
+        _keep(_held, stamp, known)
+    return known
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file all of whose numbers are finite. Raises UserError as held, and for NaN or infinite values."""
+    stamp = _stamp(path)
+    with _lock:
+        known = _hashes.get(stamp)
+    if known is None:
+        held(path)
+        with open_lora(path) as file:
+            for name in file.shapes:
+                file.tensor(name)
+        known = file_hash(path)
+        if _stamp(path) != stamp:
+            remedy = "Wait until it is written, then try again"
+            raise UserError("the file was changed while it was read", where=path, remedy=remedy)
+        _keep(_hashes, stamp, known)
+    return known
+
+
+def _stamp(path: Path) -> _Stamp:
+    try:
+        status = path.stat()
+    except OSError:
+        remedy = "Check the name and the folder"
+        raise UserError("there is no such file", where=path, remedy=remedy) from None
+    return str(path), status.st_size, status.st_mtime_ns
+
+
+def _keep(known: OrderedDict[_Stamp, Any], stamp: _Stamp, value: Any) -> None:
+    with _lock:
+        known[stamp] = value
+        while len(known) > _KNOWN:
+            known.popitem(last=False)

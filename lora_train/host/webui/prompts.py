@@ -1,0 +1,182 @@
+"""`<lora:NAME:te:unet:lbw=PRESET>` in any prompt of the WebUI, as long as LoRA Block Weight doesn't do it.
+
+Nothing is drawn with weights that can't be read: the page says what is wrong. The numbers behind presets' names go into
+the picture's text, and come back from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from ...blocks.families import FAMILIES, weights_by_block
+from ...blocks.lbw import INFOTEXT, Tag, has_weights, infotext, parse_prompt, restore
+from ...blocks.presets import BUILTIN, PresetFile, format_numbers, shared_store
+from ...errors import UserError
+from . import live
+
+_BLOCK_WEIGHT = "lora_block_weight.py"
+_NETWORKS = ("lora", "lyco")
+_STEPS = ("init", "setup_conds", "calculate_hr_conds")
+"""What the WebUI does of a job between our calls and the first layer."""
+_PROMPTS = ("Prompt", "Hires prompt")
+
+
+def block_weight_is_there() -> bool:
+    """Whether the extension LoRA Block Weight is loaded."""
+    from modules import scripts
+
+    return any(data.script_class.__module__ == _BLOCK_WEIGHT for data in getattr(scripts, "scripts_data", ()))
+
+
+def presets() -> PresetFile:
+    """The user's own presets. Raises UserError: the file can't be read."""
+    from .host import WebUIHost
+
+    return shared_store(WebUIHost().data_dir()).file
+
+
+def script() -> type:
+    """The WebUI's kind of script that looks at every job; to be left in the namespace of a file in scripts/."""
+    from modules import scripts
+
+    class BlockWeights(scripts.Script):
+        create_group = False
+
+        def title(self) -> str:
+            return "LoRA block weights in prompts"
+
+        def show(self, is_img2img: bool) -> Any:
+            return scripts.AlwaysVisible
+
+        def process(self, p: Any, *args: Any) -> None:
+            check(p)
+
+        def after_extra_networks_activate(self, p: Any, *args: Any, **told: Any) -> None:
+            weigh(p, told.get("extra_network_data") or {})
+
+        def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
+            if getattr(p, "train_lora_weighed", False):
+                live.plain()
+
+    return BlockWeights
+
+
+def check(p: Any) -> None:
+    """Before a job draws: its text, and an error in place of a picture where weights can't be read."""
+    prompts = [*(p.all_prompts or ()), *(getattr(p, "all_hr_prompts", None) or ())]
+    weighted = [prompt for prompt in dict.fromkeys(prompts) if has_weights(prompt)]
+    if not weighted or not _ours():
+        return
+    try:
+        tags = [tag for prompt in weighted for tag in _tags(prompt, presets())]
+    except UserError as error:
+        _refuse(p, error)
+        return
+    _keep(p, tags)
+
+
+def weigh(p: Any, data: Mapping[str, Sequence[Any]]) -> None:
+    """Once the WebUI has loaded a prompt's LoRAs: give them their weights.
+
+    data: its arguments, by network. They get the numbers in the place of presets' names, so that the WebUI doesn't take
+    the text states of other numbers for the same.
+    """
+    if not any(map(_has_weights, _arguments(data))) or not _ours():
+        return
+    try:
+        file = presets()
+        tags = _with_numbers(data, file)
+        _with_numbers(getattr(p, "hr_extra_network_data", None) or {}, file)
+        _keep(p, list(tags.values()))
+        _give(tags)
+    except Exception as error:  # noqa: BLE001 (the WebUI would write it on its console, and draw)
+        _refuse(p, error)
+    p.train_lora_weighed = True
+
+
+def pasted(text: str, params: dict[str, Any]) -> None:
+    """A picture's text is read back: where a preset has other numbers now, the prompt gets those of the picture."""
+    from modules import errors
+
+    numbers = params.get(INFOTEXT)
+    if not numbers:
+        return
+    try:
+        now = BUILTIN | presets().presets
+        for name in _PROMPTS:
+            if params.get(name):
+                params[name] = restore(params[name], numbers, now)
+    except UserError as error:
+        errors.report(f"Train LoRA: {error}")
+
+
+def _keep(p: Any, tags: list[Tag]) -> None:
+    """The numbers behind presets' names, in the picture's text."""
+    text = infotext(tags)
+    if text:
+        p.extra_generation_params.setdefault(INFOTEXT, text)
+
+
+def _ours() -> bool:
+    return not block_weight_is_there() and live.extension() is not None
+
+
+def _tags(prompt: str, file: PresetFile) -> list[Tag]:
+    """The tags with weights. Raises UserError."""
+    family = live.family()
+    if family is None:
+        remedy = f"Leave lbw= out, or choose a checkpoint of {', '.join(FAMILIES)}"
+        raise UserError("the blocks of this checkpoint are not known", where="lbw=", remedy=remedy)
+    tags = parse_prompt(prompt, BUILTIN | file.presets, family, file.faults, only_weighted=True)
+    names = [found.partition(">")[0].partition(":")[0] for part in _NETWORKS for found in prompt.split(f"<{part}:")[1:]]
+    twice = next((tag.name for tag in tags if names.count(tag.name) > 1), None)
+    if twice:
+        what = "the WebUI applies a LoRA once, and this one stands there twice"
+        raise UserError(what, where=f"prompt, {twice}", remedy="Keep one, with the sum of both")
+    return tags
+
+
+def _with_numbers(data: Mapping[str, Sequence[Any]], file: PresetFile) -> dict[str, Tag]:
+    """Tags with weights by the names of their LoRAs; `data` has their numbers afterwards. Raises UserError."""
+    found = {}
+    for params in filter(_has_weights, _arguments(data)):
+        [tag] = _tags(f"<lora:{':'.join(map(str, params.items))}>", file)
+        numbers = f"lbw={format_numbers(tag.numbers or ())}"
+        params.items = [numbers if _is_weights(item) else item for item in params.items]
+        found[tag.name] = tag
+    return found
+
+
+def _give(tags: Mapping[str, Tag]) -> None:
+    family = live.family()
+    assert family
+    found = {}
+    for place, net in enumerate(live.extension().loaded_networks):
+        tag = tags.get(str(net.mentioned_name or net.name))
+        if tag:
+            found[place] = (tag.te, tag.unet, weights_by_block(tag.numbers or (), family=family))
+    live.weigh(found)
+
+
+def _arguments(data: Mapping[str, Sequence[Any]]) -> list[Any]:
+    return [params for name in _NETWORKS for params in data.get(name, ())]
+
+
+def _has_weights(params: Any) -> bool:
+    return any(_is_weights(item) for item in params.items)
+
+
+def _is_weights(item: object) -> bool:
+    return str(item).partition("=")[0].strip() in ("lbw", "w") and "=" in str(item)
+
+
+def _refuse(p: Any, error: Exception) -> None:
+    """End the job before its first layer. The WebUI swallows what a script raises, and shows what a job raises."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    for step in _STEPS:
+        if hasattr(p, step):
+            setattr(p, step, refuse)
