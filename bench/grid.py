@@ -1,7 +1,8 @@
 """The time of a grid against that of its pictures alone: no LoRA read, no sheet, nothing saved.
 
-Without --webui in this process on the embedded checkpoint, in seconds of the processor, which other programs don't
-change; with it in a running WebUI, by its own API and by the extension's, in seconds of the clock.
+Without --webui in this process on the embedded checkpoint; with it in a running WebUI, by its own API (the same
+pictures in the same order, so that it switches LoRAs as often) and by the extension's. In seconds of the processor, as
+other programs change those of the clock; of a WebUI on another machine in seconds of the clock.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import urlsplit
+
+import psutil
 
 from lora_train.grid.plan import Grid, series
 from lora_train.paths import MINI_CHECKPOINT
@@ -110,21 +114,40 @@ def _webui(args: argparse.Namespace) -> list[tuple[float, float]]:
         name: value for name, value in asdict(grid).items() if name not in ("loras", "prompts", "weights", "clip_skip")
     }
     picture = {**{k: v for k, v in base.items() if k != "sampler"}, "sampler_name": grid.sampler}
-    rounds = []
-    for _ in range(args.rounds):
-        start = time.perf_counter()
+    wanted = {**base, "loras": list(grid.loras), "prompts": list(grid.prompts), "weights": list(grid.weights)}
+
+    def alone() -> None:
         for prompt in grid.prompts:
             for lora in grid.loras:
                 for weight in grid.weights:
                     text = f"{prompt} <lora:{Path(lora).stem}:{weight:g}>"
                     _post(args.webui, "/sdapi/v1/txt2img", {**picture, "prompt": text, "save_images": False})
-        alone = time.perf_counter() - start
-        wanted = {**base, "loras": list(grid.loras), "prompts": list(grid.prompts), "weights": list(grid.weights)}
-        start = time.perf_counter()
-        answer = _post(args.webui, "/lora-train/v1/grids", wanted)
-        _follow(args.webui, answer["id"])
-        rounds.append((time.perf_counter() - start, alone))
+
+    def together() -> None:
+        _follow(args.webui, _post(args.webui, "/lora-train/v1/grids", wanted)["id"])
+
+    clock = _clock_of(args.webui)
+    alone()  # reads every file once
+    rounds = []
+    for number in range(args.rounds):
+        taken = {}
+        for action in (alone, together)[:: 1 if number % 2 else -1]:
+            start = clock()
+            action()
+            taken[action] = clock() - start
+        rounds.append((taken[together], taken[alone]))
     return rounds
+
+
+def _clock_of(address: str) -> Callable[[], float]:
+    """Seconds of the processor that the program behind an address has taken; else those of the clock."""
+    url = urlsplit(address)
+    if url.hostname in ("127.0.0.1", "localhost"):
+        for found in psutil.net_connections("tcp"):
+            if found.status == psutil.CONN_LISTEN and found.laddr.port == url.port and found.pid:
+                process = psutil.Process(found.pid)
+                return lambda: sum(process.cpu_times()[:2])
+    return time.perf_counter
 
 
 def _follow(address: str, job: str) -> None:
@@ -135,7 +158,7 @@ def _follow(address: str, job: str) -> None:
             return
         if status["state"] not in ("queued", "starting", "training", "grid"):
             raise RuntimeError(f"the grid was not drawn: {status['error']} {status['warnings']}")
-        time.sleep(0.05)
+        time.sleep(1)  # as the page asks
 
 
 def _post(address: str, path: str, body: dict[str, Any]) -> Any:

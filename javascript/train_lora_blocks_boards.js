@@ -38,9 +38,10 @@
     boards.all = await get("blocks/boards");
   }
 
+  // id: the one that was open; null where new work was begun; undefined where nothing is known.
   async function open(id) {
     await loadList();
-    const wanted = boards.all.find((one) => one.id === id) || boards.all[0];
+    const wanted = id === null ? null : boards.all.find((one) => one.id === id) || boards.all[0];
     if (wanted) await show(wanted.id, !state.mix.loras.length);
     if (blocks.asked) await openAsked();
   }
@@ -71,6 +72,14 @@
     [boards.at, boards.shown, boards.pinned, boards.picture] = [null, null, null, 0];
     await loadList();
     return made;
+  }
+
+  // New work: nothing is chosen, and the next try begins a history of its own.
+  function leave() {
+    [boards.board, boards.now, boards.at, boards.shown, boards.pinned, boards.live, blocks.board] = [null, null, null, null, null, false, null];
+    blocks.edit(t("New"), () => { [state.mix.loras, state.active] = [[], 0]; });
+    blocks.remember();
+    blocks.redraw();
   }
 
   // From the grid's kept cell.
@@ -213,6 +222,6 @@
     settling = setTimeout(tryNow, SETTLE);
   });
 
-  Object.assign(boards, { open: (id) => guarded(() => show(id)), create: () => guarded(() => create()), tryNow, stop, go, change, remove, restore, rename, removeBoard, restoreBoard, find, underWay, pictureOf, thumbOf, scenes, look });
+  Object.assign(boards, { open: (id) => guarded(() => show(id)), leave, tryNow, stop, go, change, remove, restore, rename, removeBoard, restoreBoard, find, underWay, pictureOf, thumbOf, scenes, look });
   Object.assign(blocks, { boards, openBoard: open, openAsked, guarded });
 })();

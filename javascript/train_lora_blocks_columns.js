@@ -14,7 +14,7 @@
   const percent = (value) => (100 * (rules.HIGH - Math.min(rules.HIGH, Math.max(rules.LOW, value)))) / SPAN;
   const usable = () => { const one = blocks.active(); return columns.filter((block) => blocks.present(one.name, block)); };
   const inScope = () => (scope ? (blocks.topology().groups[scope] || []) : columns).filter((block) => columns.includes(block));
-  const groupName = (group) => SIZES[group] || { BASE: t("BASE · words"), IN: "IN", MID: "MID", OUT: "OUT" }[group] || group;
+  const groupName = (group) => SIZES[group] || group;
   const groupHelp = (group) => ({ BASE: t("The text encoder: what the words mean"), IN: t("The way in: what is in the picture"), MID: t("The middle: the whole at its coarsest"), OUT: t("The way out: how it is drawn") }[group]
     || t("Blocks that see the picture at {size} × {size} points: the more points, the finer what they draw", { size: group }));
 
@@ -201,7 +201,7 @@
     const all = (value) => set(rules.change(blocks.active().weights, members(), () => value, blocks.locked()), text());
     element.members = members;
     element.update = () => {
-      say(element, text());
+      say(element, parts.narrow && (group === "BASE" || group === "MID") ? group[0] : text());
       show(element, members().length > 0);
       mark(element, "aria-pressed", group === "ALL" ? !scope : scope === group);
     };
@@ -261,7 +261,31 @@
     box.body.style.setProperty("--columns", columns.length);
     return [make("div", { class: "train-lora-blocks-spans" }, spans), make("div", { class: "train-lora-blocks-plot" }, parts.marks, parts.area),
       make("div", { class: "train-lora-blocks-values" }, [...parts.columns.values()].map((made) => made.field)),
-      make("div", { class: "train-lora-blocks-names" }, [...parts.columns.values()].map((made) => made.name))];
+      make("div", { class: "train-lora-blocks-names" }, [...parts.columns.values()].map((made) => made.name)),
+      parts.meters = make("div", { class: "train-lora-blocks-meters" })];
+  }
+
+  // What was measured, in rows below the columns.
+  function drawMeters() {
+    const rows = blocks.measures ? blocks.measures.meters() : [];
+    lora.list(parts.meters, rows, (row) => row.key, (row) => make("div", { class: "train-lora-blocks-meter" }, make("span", {}), columns.map((block) => make(row.over ? "button" : "i", { type: row.over ? "button" : null, "aria-label": row.over ? block : null,
+      onpointerenter: row.over && (() => { if (!parts.kept) row.over(block); }), onpointerleave: row.over && (() => { if (!parts.kept) row.over(null); }),
+      onclick: row.over && (() => { parts.kept = parts.kept === block ? null : block; row.over(parts.kept || block); }) }))));
+    rows.forEach((row, n) => {
+      const [label, ...cells] = parts.meters.children[n].children;
+      say(label, row.label);
+      columns.forEach((block, place) => {
+        const it = row.cell(block) || { bars: [], title: "" }, cell = cells[place];
+        mark(cell, "title", it.title);
+        mark(cell, "data-verdict", it.verdict || "");
+        mark(cell, "data-lit", Boolean(it.lit));
+        if (it.text !== undefined) say(cell, it.text);
+        else {
+          fill(cell, String(it.bars.length), () => it.bars.map(() => make("u")));
+          it.bars.forEach(([share, colour], bar) => mark(cell.children[bar], "style", `height: ${Math.round(100 * share)}%; background: ${colour}`));
+        }
+      });
+    });
   }
 
   function column(block) {
@@ -366,6 +390,7 @@
     mark(box.curve, "aria-pressed", Boolean(curve));
     say(box.scope, scope ? t("Tools act on {group}", { group: groupName(scope) }) : "");
     drawRule(box, one);
+    drawMeters();
     box.text.update();
     show(box.one, parts.narrow);
     say(box.one.name, chosen);

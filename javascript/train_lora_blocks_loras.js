@@ -24,8 +24,8 @@
     words.addEventListener("keydown", (event) => { if (event.key === "Enter" && here().length) choose(here()[0].name); });
     box.update = () => {
       const files = here();
-      list(found, files.slice(0, MOST), (one) => one.name, (one) => make("button", { type: "button", role: "listitem", class: "train-lora-blocks-file", title: one.name, onclick: () => choose(one.name) },
-        make("b", {}, blocks.stem(one.name)), make("small", {}, [one.family, when(one.modified)].filter(Boolean).join(" · "))));
+      list(found, files.slice(0, MOST), (one) => one.name, (one) => make("button", { type: "button", role: "listitem", class: "train-lora-blocks-file", title: one.problem ? lora.message(one.problem) : one.name, disabled: Boolean(one.problem), onclick: () => choose(one.name) },
+        make("b", {}, blocks.stem(one.name)), make("small", {}, [one.problem ? t("can't be used") : one.family, when(one.modified)].filter(Boolean).join(" · "))));
       show(none, !files.length);
       show(words, (state.files || []).length > 8);
     };
@@ -78,7 +78,8 @@
     box.eye = make("button", { type: "button", class: "train-lora-blocks-small", onclick: () => blocks.edit(t("On or off"), () => { one().hidden = !one().hidden; }) });
     box.away = make("button", { type: "button", class: "train-lora-blocks-small", title: t("Take it out of the mix"), "aria-label": t("Take it out of the mix"), onclick: () => blocks.remove(index) }, "×");
     box.note = make("small", {});
-    box.append(box.front, box.note, box.one, box.two, box.split, box.eye, box.away);
+    box.recipe = make("button", { type: "button", class: "train-lora-link", title: t("It was baked here: open what it was made of"), onclick: () => blocks.openRecipe(one().name) }, t("Open its recipe"));
+    box.append(box.front, box.note, box.recipe, box.one, box.two, box.split, box.eye, box.away);
     box.update = () => {
       const it = one(), known = blocks.detail(it.name), split = box.open || it.te !== it.unet;
       say(box.front.lastChild, blocks.stem(it.name));
@@ -87,6 +88,7 @@
       mark(box, "data-front", index === state.active);
       mark(box, "data-off", Boolean(it.hidden));
       say(box.note, it.hidden ? t("off") : known ? "" : t("reading …"));
+      show(box.recipe, Boolean(known && known.recipe));
       show(box.one, !split);
       show(box.two, split);
       [box.both, box.te, box.unet].forEach((field) => field.update());

@@ -101,11 +101,11 @@
     const box = make("section", { class: "train-lora-blocks-look", "aria-label": t("The picture") });
     box.first = frame();
     box.second = frame();
-    box.heat = make("img", { class: "train-lora-blocks-heat", alt: "", hidden: true });
+    box.heat = [make("img", { class: "train-lora-blocks-heat", alt: "", hidden: true }), make("img", { class: "train-lora-blocks-heat", alt: t("Where the block acts"), hidden: true })];
     box.cut = make("i", { class: "train-lora-blocks-cut" });
     box.empty = make("p", { class: "train-lora-blocks-nothing" });
     box.badge = make("span", { class: "train-lora-blocks-badge" });
-    box.stage = make("div", { class: "train-lora-blocks-canvas" }, box.first, box.second, box.heat, box.cut, box.empty, box.badge);
+    box.stage = make("div", { class: "train-lora-blocks-canvas" }, box.first, box.second, ...box.heat, box.cut, box.empty, box.badge);
     box.bar = make("div", { class: "train-lora-bar", "data-unsure": "true", hidden: true }, make("i"));
     box.thumbs = make("div", { class: "train-lora-blocks-thumbs" });
     const modes = { slider: t("Slider"), blink: t("Blink"), side: t("Side by side") };
@@ -182,10 +182,12 @@
     mark(box.second, "data-behind", Boolean(pinned) && mode === "blink" && front === 0);
     box.cut.style.left = `${cut}%`;
     show(box.cut, Boolean(pinned) && mode === "slider");
-    show(box.heat, Boolean(heat) && !pinned);
-    if (heat) mark(box.heat, "src", heat);
+    box.heat.forEach((image, n) => {
+      show(image, Boolean(heat));
+      if (heat) mark(image, "src", n ? heat.over : heat.under);
+    });
     const draft = it && running && it.id === running.id && !(it.pictures || [])[boards().picture];
-    say(box.badge, pinned ? (mode === "blink" ? (front ? "B" : "A") : "A | B") : draft ? t("first look") : "");
+    say(box.badge, heat ? t("Where {block} acts", { block: heat.block }) : pinned ? (mode === "blink" ? (front ? "B" : "A") : "A | B") : draft ? t("first look") : "");
     show(box.badge, Boolean(box.badge.textContent));
     const renders = !lora.status() || !lora.status().host || (lora.status().host.capabilities || ["render"]).includes("render");
     say(box.empty, !renders ? t("This host can't draw pictures here.") : underWay() ? t("Drawing …") : t("Press “Draw it” to see what these numbers do."));
@@ -214,6 +216,7 @@
     if (boards().now && boards().now.busy) return t("Another picture is being drawn first.");
     if (waiting) return t("Waiting …");
     if (!it || !base) return "";
+    if (boards().pinned === it.id) return t("Try {number} is A. Change something and draw it, or click another try, to see B beside it.", { number: it.id });
     const same = JSON.stringify(it.mix.loras.map(essence)) === JSON.stringify(blocks.told().loras.map(essence));
     const seconds = it.seconds ? t("{seconds} s", { seconds: it.seconds.toFixed(1) }) : "";
     return [t("Try {number}", { number: it.id }), seconds, same ? "" : t("the numbers have changed since")].filter(Boolean).join(" · ");
@@ -239,5 +242,5 @@
   }
 
   blocks.part("picture", "picture", { build, draw });
-  Object.assign(blocks, { stage: { heat(url) { heat = url; blocks.redraw(); }, compare(name) { enter(name); } } });
+  Object.assign(blocks, { stage: { heat(maps) { heat = maps; blocks.redraw(); }, compare(name) { enter(name); } } });
 })();

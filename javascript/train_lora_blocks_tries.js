@@ -4,7 +4,7 @@
   const lora = window.trainLora, blocks = lora && lora.blocks;
   if (!blocks || blocks.lanes) return;
   const { t, make, say, show, mark, list, fill } = lora;
-  const [WIDE, HIGH, MIDDLE] = [104, 128, 46]; // pixels of a card's place, and where its line meets it
+  const [WIDE, HIGH, MIDDLE] = [104, 138, 46]; // pixels of a card's place, and where its line meets it
   const boards = () => blocks.boards;
 
   // Each try's lane: that of the try that it comes from, or the first that is free from there on.
@@ -20,6 +20,12 @@
     return { placed, count: ends.length };
   }
 
+  // What changed; of which LoRA goes without saying where there is one.
+  function brief(it) {
+    const name = it.mix.loras.length === 1 ? it.mix.loras[0].name : "";
+    return name && it.label.startsWith(`${name} `) ? it.label.slice(name.length + 1) : it.label;
+  }
+
   function card(one) {
     const image = make("img", { alt: "", loading: "lazy", draggable: "false" });
     const box = make("button", { type: "button", class: "train-lora-blocks-try", "data-try": one.id, onclick: (event) => {
@@ -27,12 +33,12 @@
       if (it && event.shiftKey) { boards().pinned = one.id; blocks.redraw(); } else if (it) boards().go(it);
     } }, image, make("span", {}), make("small", {}));
     box.update = (it, { column, lane }) => {
-      const url = boards().thumbOf(it);
+      const url = boards().thumbOf(it, boards().picture) || boards().thumbOf(it);
       if (url) mark(image, "src", url);
       box.style.left = `${column * WIDE}px`;
       box.style.top = `${lane * HIGH}px`;
       say(box.children[1], `${it.id}${it.star ? " ★" : ""}`);
-      say(box.children[2], it.note || it.label || (it.parent ? "" : t("start")));
+      say(box.children[2], it.note || brief(it) || (it.parent ? "" : t("start")));
       mark(box, "title", [t("Try {number}", { number: it.id }), it.label, it.note].filter(Boolean).join("\n"));
       mark(box, "aria-current", it.id === boards().at);
       mark(box, "data-pinned", it.id === boards().pinned);
@@ -88,7 +94,7 @@
     show(box.back, Boolean(boards().removed));
     show(box.stars, all.some((it) => it.star));
     if (one) {
-      say(box.name, [t("Try {number}", { number: one.id }), one.label].filter(Boolean).join(" · "));
+      say(box.name, [t("Try {number}", { number: one.id }), brief(one)].filter(Boolean).join(" · "));
       say(box.star, one.star ? t("★ Starred") : t("☆ Star"));
       mark(box.star, "aria-pressed", Boolean(one.star));
       if (document.activeElement !== box.note && box.note.value !== one.note) box.note.value = one.note || "";
@@ -114,11 +120,13 @@
   // Which board, at the head of the step
 
   function drawHead() {
-    const place = blocks.head(), { all, board } = boards();
+    const place = blocks.head(), { board } = boards();
+    const all = boards().all.map((one) => (board && board.id === one.id ? { ...one, name: board.name, tries: board.tries.length } : one));
     if (!place) return;
     const parts = lora.once(place, buildHead);
     show(place, all.length > 0 || Boolean(boards().gone));
-    fill(parts.select, JSON.stringify([all.map((one) => [one.id, one.name, one.tries]), Boolean(board)]), () => [...(board ? [] : [make("option", { value: "" }, t("No board yet"))]), ...all.map((one) => make("option", { value: one.id }, one.tries === 1 ? t("{name}, 1 try", { name: one.name }) : t("{name}, {count} tries", { name: one.name, count: one.tries })))]);
+    show(parts.fresh, blocks.state.mix.loras.length > 0);
+    fill(parts.select, JSON.stringify([all.map((one) => [one.id, one.name, one.tries]), Boolean(board), blocks.state.mix.loras.length > 0]), () => [...(board ? [] : [make("option", { value: "" }, blocks.state.mix.loras.length ? t("New, not drawn yet") : t("Earlier work …"))]), ...all.map((one) => make("option", { value: one.id }, one.tries === 1 ? t("{name}, 1 try", { name: one.name }) : t("{name}, {count} tries", { name: one.name, count: one.tries })))]);
     if (document.activeElement !== parts.select) parts.select.value = board ? board.id : "";
     for (const button of [parts.rename, parts.remove]) show(button, Boolean(board));
     show(parts.back, Boolean(boards().gone));
@@ -126,7 +134,7 @@
 
   function buildHead(place) {
     const parts = { select: make("select", { "aria-label": t("Board"), onchange: (event) => { if (event.target.value) boards().open(event.target.value); } }) };
-    parts.fresh = blocks.button(t("New board"), () => { boards().live = false; boards().create(); }, { title: t("An empty history for these LoRAs") });
+    parts.fresh = blocks.button(t("New"), () => boards().leave(), { title: t("Begin with other LoRAs; this history is kept") });
     parts.rename = make("button", { type: "button", class: "train-lora-blocks-small", title: t("Rename the board"), "aria-label": t("Rename the board"), onclick: () => { parts.field.value = boards().board.name; show(parts.naming, true); parts.field.focus(); parts.field.select(); } }, "✎");
     parts.remove = make("button", { type: "button", class: "train-lora-blocks-small", title: t("Remove the board with its history"), "aria-label": t("Remove the board with its history"), onclick: () => boards().removeBoard() }, "×");
     parts.field = make("input", { type: "text", "aria-label": t("Name of the board") });

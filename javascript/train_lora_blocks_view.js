@@ -54,8 +54,9 @@
     made.board = make("span", { class: "train-lora-blocks-set" });
     made.head = make("div", { class: "train-lora-blocks-head" }, made.board, make("span", { class: "train-lora-blocks-set" }, made.undo, made.redo), made.paste, made.copies, made.answer);
     made.pasted = buildPaste();
-    made.left = make("div", { class: "train-lora-blocks-left" }, made.loras, made.columns, made.presets, made.advice);
-    made.main = make("div", { class: "train-lora-blocks-main" }, made.left, made.picture);
+    made.left = make("div", { class: "train-lora-blocks-left" }, made.loras, made.columns, made.presets);
+    made.right = make("div", { class: "train-lora-blocks-right" }, made.picture, made.advice);
+    made.main = make("div", { class: "train-lora-blocks-main" }, made.left, made.right);
     made.folds = make("div", { class: "train-lora-blocks-folds" },
       fold("measures", t("Measure: what does each block do?"), made.measures), fold("bake", t("Bake: make one file of it"), made.bake));
     element.replaceChildren(made.head, made.pasted.box, made.error, made.start, made.main, made.tries, made.folds);
@@ -82,6 +83,12 @@
   }
 
   function typed(event) {
+    if (event.key === "Escape") event.stopPropagation(); // it interrupts the WebUI
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && state.mix.loras.length) {
+      event.preventDefault();
+      event.stopPropagation();
+      blocks.boards.tryNow();
+    }
     if (!(event.ctrlKey || event.metaKey) || event.altKey || event.target.closest("textarea, input")) return;
     const letter = event.key.toLowerCase();
     if (letter !== "z" && letter !== "y") return;
@@ -100,7 +107,7 @@
       const kept = blocks.remembered();
       if (kept && kept.loras && !state.mix.loras.length) take(kept);
       if (!kept) await sceneOfGrid();
-      if (blocks.openBoard) await blocks.openBoard(kept && kept.board);
+      if (blocks.openBoard) await blocks.openBoard(kept ? kept.board : undefined);
       complain(null);
     } catch (error) {
       complain(error);

@@ -155,11 +155,8 @@
       return;
     }
     try {
-      const body = { ...now, filter: withoutSelection(), offset, limit: PAGE };
-      const [rows, found] = await Promise.all([
-        lora.post("caption-studio/table", body),
-        fresh || !tags ? lora.post("caption-studio/tags", { ...now, filter: {} }) : tags,
-      ]);
+      const rows = await lora.post("caption-studio/table", { ...now, filter: withoutSelection(), offset, limit: PAGE, fresh });
+      const found = fresh || !tags ? await lora.post("caption-studio/tags", { ...now, filter: {} }) : tags;
       if (mine !== asked) return;
       page = rows;
       tags = found;

@@ -42,6 +42,7 @@
     const answer = await send(at("/fields"), masks === undefined ? {} : { masks });
     if (!answer) return;
     state.masks = answer.masks;
+    state.filled = answer.fields.train_data_dir;
     for (const [name, value] of Object.entries(answer.fields)) field(name, value);
     if (answer.added) told([t("{count} pictures had no mask; they got white ones, which train all of the picture.", { count: count(answer.added) })]);
     draw();
@@ -93,7 +94,7 @@
     announce();
     await fields();
     if (answer.scanned) await report();
-    else if (answer.pictures && answer.pictures <= AUTOMATIC) scan();
+    if (state.report?.counts.pictures !== answer.pictures && answer.pictures && answer.pictures <= AUTOMATIC) scan();
     reload();
   }
 
@@ -151,7 +152,7 @@
 
   function ours(folder) {
     const open = state.told;
-    const held = open ? [open.folder, open.image, ...(open.concepts || []).map((one) => one.path)] : [];
+    const held = open ? [open.folder, open.image, state.filled, ...(open.concepts || []).map((one) => one.path)] : [];
     return held.includes(folder.replace(/[\\/]+$/, ""));
   }
 
@@ -185,14 +186,15 @@
       return made;
     });
     const { told, understood, recent } = state;
-    const key = JSON.stringify([told && [told.id, told.name, told.folder], understood, recent, lora.language.texts.Open || ""]);
+    const key = JSON.stringify([told && [told.id, told.name, told.folder, state.filled], understood, recent, t("Close")]);
     fill(part.box, key, () => [told ? opened(told) : null, understood ? offer(understood) : null, told ? null : begin()]);
   }
 
   function opened(told) {
     return make("div", { class: "train-lora-project-open" },
       make("span", { class: "train-lora-project-name" }, make("small", {}, t("Project")), make("b", { "data-as-it-is": true }, told.name),
-        make("small", { "data-as-it-is": true, title: told.folder }, told.folder)),
+        make("small", { "data-as-it-is": true, title: told.folder }, told.folder),
+        state.filled === "" ? make("small", {}, t("The folders that are ticked below are trained on, through a dataset file.")) : null),
       make("span", { class: "train-lora-buttons" }, button(t("Close"), close, { title: t("Its folder stays as it is") })));
   }
 
@@ -268,15 +270,24 @@
     const values = { done: count(task.done), total: count(task.total), made: count(task.result?.made ?? 0), seconds: task.seconds };
     const words = {
       scan: running ? t("Looking at the pictures: {done} of {total}", values) : t("Looked at {total} pictures in {seconds} s", values),
-      cut: running ? t("Cutting: {done} of {total}", values) : t("{made} pictures made", values),
-      masks: running ? t("Masks: {done} of {total}", values) : t("{made} masks made", values),
+      cut: running ? t("Cutting the pictures") : task.result?.made === 1 ? t("1 picture made") : t("{made} pictures made", values),
+      masks: running ? t("Masks: {done} of {total}", values) : task.result?.made === 1 ? t("1 mask made") : t("{made} masks made", values),
     };
     say(part.stage, task.state === "failed" ? "" : words[task.kind]);
     const lines = [...(task.error ? [task.error] : []), ...(task.warnings || [])];
     show(part.notes, lines.length > 0);
     mark(part.notes, "data-kind", task.error ? "error" : "warning");
     fill(part.notes, JSON.stringify(lines), () => [make("ul", {}, ...lines.map((line) => make("li", {}, message(line))))]);
-    mark(part.task, "data-kind", task.kind);
+    drawLeaving(part, task);
+  }
+
+  // After a cut the originals would be trained on as well: the way to leave them out.
+  function drawLeaving(part, task) {
+    const from = task.kind === "cut" && task.state === "done" && task.result.made ? task.result.from : [];
+    const folders = (state.told.concepts || []).filter((one) => from.includes(one.id) && one.used);
+    show(part.leaving, folders.length > 0);
+    fill(part.leaving, JSON.stringify([folders, t("Undo")]), () => [make("p", {}, t("What they were cut from is trained on as well.")),
+      make("span", { class: "train-lora-buttons" }, ...folders.map((one) => button([make("span", {}, t("Leave out")), " ", raw(one.name)], () => change("/use", { concept: one.id, used: false }))))]);
   }
 
   // The whole view
@@ -295,7 +306,8 @@
       put("task", make("div", { class: "train-lora-pictures-task", hidden: true },
         make("header", {}, put("stage", make("span", { class: "train-lora-stage" })), put("stop", button(t("Stop"), (event) => send(`tasks/${event.currentTarget.dataset.task}/stop`)))),
         put("bar", make("div", { class: "train-lora-bar", role: "progressbar" }, make("i"))),
-        put("notes", make("div", { class: "train-lora-box", hidden: true })))),
+        put("notes", make("div", { class: "train-lora-box", hidden: true })),
+        put("leaving", make("div", { class: "train-lora-box", "data-kind": "note", hidden: true })))),
       put("report", make("div", { class: "train-lora-scan" })),
       make("div", { class: "train-lora-pictures-tools" },
         put("chosen", make("span", { class: "train-lora-buttons" })),
@@ -366,13 +378,13 @@
 
   function folder(one) {
     const chosen = state.filter.folder === one.id;
-    const repeats = one.repeats === null ? "" : `${count(one.repeats)} ×`;
-    return make("div", { class: "train-lora-folder", "data-used": one.used, "data-chosen": chosen },
+    const repeats = one.repeats === null ? "" : `${count(one.repeats)} × `;
+    return make("div", { class: "train-lora-folder", "data-used": String(one.used), "data-chosen": String(chosen) },
       checkbox(one.used, (used) => change("/use", { concept: one.id, used }), { title: t("Train on it"), "aria-label": t("Train on it") }),
-      make("button", { type: "button", "aria-pressed": chosen, title: t("Show only this folder's pictures"), onclick: () => filter({ folder: chosen ? "" : one.id }) },
+      make("button", { type: "button", "aria-pressed": String(chosen), title: t("Show only this folder's pictures"), onclick: () => filter({ folder: chosen ? "" : one.id }) },
         make("b", { "data-as-it-is": true }, one.name), " ",
-        make("small", {}, t("{repeats} {pictures} pictures", { repeats, pictures: count(one.pictures) }).trim()),
-        one.masks ? make("small", {}, t("{count} masks", { count: count(one.masks) })) : null,
+        make("small", {}, repeats, one.pictures === 1 ? t("1 picture") : t("{count} pictures", { count: count(one.pictures) })),
+        one.masks ? make("small", {}, one.masks === 1 ? t("1 mask") : t("{count} masks", { count: count(one.masks) })) : null,
         one.is_reg ? make("small", {}, t("regularisation")) : null,
         one.elsewhere ? make("small", { title: t("Used where it is") }, t("elsewhere")) : null),
       one.elsewhere ? make("button", { type: "button", class: "train-lora-folder-drop", title: t("Use it no longer; the folder stays"), "aria-label": t("Use it no longer; the folder stays"),
@@ -411,7 +423,7 @@
 
   function chip(name, text, number) {
     const chosen = state.filter.finding === name;
-    return make("button", { type: "button", class: "train-lora-chip", "aria-pressed": chosen, "data-bad": BAD.includes(name), onclick: () => filter({ finding: chosen ? "" : name }) },
+    return make("button", { type: "button", class: "train-lora-chip", "aria-pressed": String(chosen), "data-bad": String(BAD.includes(name)), onclick: () => filter({ finding: chosen ? "" : name }) },
       make("span", {}, text), number === null ? null : make("b", {}, count(number)));
   }
 
@@ -652,9 +664,9 @@
   function drawChanges(part) {
     const changes = state.told.changes || [];
     show(part.changes, changes.length > 0);
-    fill(part.changes.lastChild, JSON.stringify([changes, t("Undo")]), () => changes.map((one, place) => make("li", { "data-undone": one.undone },
+    fill(part.changes.lastChild, JSON.stringify([changes, t("Undo")]), () => changes.map((one) => make("li", { "data-undone": String(one.undone) },
       make("span", { class: "train-lora-words" }, message(one.title), " ", make("small", {}, t("{files} files, {when}", { files: count(one.files), when: new Date(one.time * 1000).toLocaleString() }))),
-      one.undone ? make("small", {}, t("undone")) : button(t("Undo"), () => undo(one.id), { class: place ? "train-lora-button" : "train-lora-button" }))));
+      one.undone ? make("small", {}, t("undone")) : button(t("Undo"), () => undo(one.id)))));
   }
 
   async function undo(id) {

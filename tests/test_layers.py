@@ -18,6 +18,7 @@ ROOMS = (
     ("demo",),
     ("jobs",),
     ("host",),
+    ("measure",),
     ("grid",),
     ("blocks",),
     ("studio",),

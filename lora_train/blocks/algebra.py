@@ -13,9 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..network.kohya import greatest
+
 _ILL_CONDITIONED = 1e-3  # least against greatest diagonal element of R, below which Cholesky loses too many digits
 _CANCELLED = 1e-2  # ‖BA‖² against ‖BᵀB‖ ‖AAᵀ‖, below which a Gram matrix in float32 has too few digits
 _ROWS = 1024  # at a time: they stay in the processor's cache, and no large tensor is made
+_SAMPLE = 96  # rows at least, of those whose rounding is looked at as a whole
 
 
 class LowRank(NamedTuple):
@@ -103,7 +106,9 @@ def _scales(k: float, x: LowRank) -> tuple[float, float]:
 
 
 class Rounded(NamedTuple):
-    """A weighted sum as a file holds it. norm: of the sum itself; error: ‖sum − rounded‖."""
+    """A weighted sum as a file holds it. norm: of the sum itself; error: ‖sum − rounded‖, of tall matrices estimated
+    from a sample of rows, to about 1 %.
+    """
 
     matrix: LowRank
     norm: float
@@ -119,25 +124,51 @@ def rounded_sum(terms: Sequence[tuple[float, LowRank]], dtype: torch.dtype) -> R
     rank = sum(x.rank for _, x in terms)
     (m, _), (_, n) = terms[0][1].B.shape, terms[0][1].A.shape
     scales = [_scales(k, x) for k, x in terms]
-    ups = [(x.B, up) for (_, x), (up, _) in zip(terms, scales, strict=True)]
-    downs = [(x.A.T, down) for (_, x), (_, down) in zip(terms, scales, strict=True)]
     B, A = torch.empty(m, rank, dtype=dtype), torch.empty(rank, n, dtype=dtype)
-    gram_B, lost_B = _fill(B, ups)
-    gram_A, lost_A = _fill(A.T, downs)
+    gram_A, lost_A = _fill_down(A, [(x.A, down) for (_, x), (_, down) in zip(terms, scales, strict=True)])
+    gram_B, lost = _fill_up(B, [(x.B, up) for (_, x), (up, _) in zip(terms, scales, strict=True)], gram_A)
     square = float((gram_B * gram_A).sum())
-    lost = float((lost_B * gram_A).sum())
-    rest = float(lost_A.trace() * gram_B.trace()) / rank  # subnormal numbers of A, as if they lay in all directions
+    rest = lost_A * float(gram_B.trace()) / rank  # subnormal numbers of A, as if they lay in all directions
     enough = square > _CANCELLED * float(gram_B.norm()) * float(gram_A.norm())
     if not (enough and math.isfinite(lost) and (rest <= 1e-4 * lost)):
         return None
     return Rounded(LowRank(B, A), math.sqrt(square), math.sqrt(lost + rest))
 
 
-def _fill(out: Tensor, parts: Sequence[tuple[Tensor, float]]) -> tuple[Tensor, Tensor]:
-    """Write x · scale of each part side by side into out [m, r]; (yᵀy, (y − out)ᵀ(y − out)) of what is written, y."""
+Parts = Sequence[tuple[Tensor, float]]
+
+
+def _fill_down(out: Tensor, parts: Parts) -> tuple[Tensor, float]:
+    """Write x · scale of each part one below the other into out [r, n]; (yyᵀ, ‖y − out‖²) of what is written, y."""
+    rank, n = out.shape
+    products = torch.zeros(rank, rank, dtype=torch.float64)
+    lost = 0.0
+    buffer = torch.empty(rank, min(n, _ROWS))
+    for start in range(0, n, _ROWS):
+        columns = slice(start, min(start + _ROWS, n))
+        y, at = buffer[:, : columns.stop - start], 0
+        for x, scale in parts:
+            y[at : at + x.shape[0]].copy_(x[:, columns]).mul_(scale)
+            at += x.shape[0]
+        out[:, columns] = y
+        products += gram(y.T)
+        y -= out[:, columns]
+        lost += float(y.square().sum(dtype=torch.float64))
+    return products, lost
+
+
+def _fill_up(out: Tensor, parts: Parts, gram_A: Tensor) -> tuple[Tensor, float]:
+    """Write x · scale of each part side by side into out [m, r]; (yᵀy, ‖(y − out) A‖²) of what is written, y.
+
+    ‖eA‖² of a row e of y − out is about Σ e² ∘ diag AAᵀ, as roundings know nothing of each other; how far that is from
+    the truth, e AAᵀ eᵀ, is seen in some of the rows.
+    """
     m, rank = out.shape
-    grams = torch.zeros(2, rank, rank, dtype=torch.float64)
+    products = torch.zeros(rank, rank, dtype=torch.float64)
+    inner, diagonal = gram_A.float(), gram_A.diagonal().float()
+    about = sampled = truth = 0.0
     buffer = torch.empty(min(m, _ROWS), rank)
+    step = max(1, m // _SAMPLE)
     for start in range(0, m, _ROWS):
         rows = slice(start, min(start + _ROWS, m))
         y, at = buffer[: rows.stop - start], 0
@@ -145,35 +176,35 @@ def _fill(out: Tensor, parts: Sequence[tuple[Tensor, float]]) -> tuple[Tensor, T
             y[:, at : at + x.shape[1]].copy_(x[rows]).mul_(scale)
             at += x.shape[1]
         out[rows] = y
-        grams[0] += gram(y)
+        products += gram(y)
         y -= out[rows]
-        if bool(y.any()):
-            grams[1] += gram(y)
-    return grams[0], grams[1]
-
-
-def _largest(t: Tensor) -> float:
-    wide = t.float() if t.element_size() < 4 else t  # not every torch compares halves
-    return max(abs(float(end)) for end in wide.aminmax()) if t.numel() else 0.0
+        some = y[::step].clone()
+        squares = y.square_() @ diagonal
+        about += float(squares.sum(dtype=torch.float64))
+        sampled += float(squares[::step].sum(dtype=torch.float64))
+        truth += float(((some @ inner) * some).sum(dtype=torch.float64))
+    return products, about * truth / sampled if sampled else about
 
 
 def _balance(k: float, B: Tensor, A: Tensor) -> int:
     """log2 of the factor by which A grows and k B shrinks so that their largest values are about equal, rounded."""
-    up, down = abs(k) * _largest(B), _largest(A)
+    up, down = abs(k) * greatest(B), greatest(A)
     if not (up and down and 0 < up / down < math.inf):
         return 0
     return max(-60, min(60, round(math.log2(up / down) / 2)))
 
 
 def gram(x: Tensor) -> Tensor:
-    """xᵀx of x [n, r]; of the two blocks that are each other's transpose one is calculated."""
-    half = x.shape[1] // 2
-    if half < 64:
+    """xᵀx of x [n, r]; of two blocks that are each other's transpose one is calculated."""
+    r = x.shape[1]
+    width = max(64, -(-r // 4))
+    if r <= width:
         return x.T @ x
-    result = x.new_empty(x.shape[1], x.shape[1])
-    torch.mm(x[:, :half].T, x, out=result[:half])
-    torch.mm(x[:, half:].T, x[:, half:], out=result[half:, half:])
-    result[half:, :half] = result[:half, half:].T
+    result = x.new_empty(r, r)
+    for start in range(0, r, width):
+        stop = min(start + width, r)
+        torch.mm(x[:, start:stop].T, x[:, start:], out=result[start:stop, start:])
+        result[stop:, start:stop] = result[start:stop, stop:].T
     return result
 
 

@@ -51,13 +51,6 @@ class Part:
     preset: str | None = None
     hidden: bool = False
 
-    @property
-    def counts(self) -> bool:
-        """Whether it does anything."""
-        weights = self.weights
-        silent = weights is not None and not any(weights.values())
-        return not (self.hidden or silent or (self.te == 0 and self.unet == 0))
-
 
 @dataclass(frozen=True)
 class Scene:
@@ -107,6 +100,12 @@ class Found:
     family: str
     weights: Mapping[str, float]
     present: frozenset[str]
+
+    @property
+    def counts(self) -> bool:
+        """Whether it does anything."""
+        strengths = {block: self.part.te if block == BASE else self.part.unet for block in self.present}
+        return any(strengths[block] and self.weights[block] for block in self.present)
 
     @property
     def flat(self) -> bool:
@@ -178,7 +177,7 @@ def find(mix: Mix, lora_dir: Path, presets: Presets, faults: Mapping[str, UserEr
         except UserError as error:
             errors.extend(getattr(error, "errors", [error]))
     raise_all([*errors, *several_families([(one.part.name, one.family) for one in found], "mix")])
-    return [one for one in found if replace(one.part, weights=one.weights).counts]
+    return [one for one in found if one.counts]
 
 
 def with_weights(mix: Mix, found: Sequence[Found]) -> Mix:

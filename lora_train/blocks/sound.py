@@ -14,7 +14,7 @@ from ..network.kohya import file_hash, open_lora
 from .layout import Index, index_of
 
 _KNOWN = 512
-_Stamp = tuple[str, int, int]
+Stamp = tuple[str, int, int]
 
 
 @dataclass(frozen=True)
@@ -26,44 +26,45 @@ class Held:
 
 
 _lock = threading.Lock()
-_held: OrderedDict[_Stamp, Held] = OrderedDict()
-_hashes: OrderedDict[_Stamp, str] = OrderedDict()
+_held: OrderedDict[Stamp, Held] = OrderedDict()
+_hashes: OrderedDict[Stamp, str] = OrderedDict()
 
 
 def held(path: Path) -> Held:
     """Its modules and metadata, from the header alone. Raises UserError: cut off, as a file that is being written is,
     no LoRA, another model's, unknown or incomplete tensors.
     """
-    stamp = _stamp(path)
+    now = stamp(path)
     with _lock:
-        known = _held.get(stamp)
+        known = _held.get(now)
     if known is None:
         header = read_header(path, "LoRA")
         with open_lora(path):
             known = Held(index_of(header.shapes(), path), header.metadata)
-        _keep(_held, stamp, known)
+        _keep(_held, now, known)
     return known
 
 
 def digest(path: Path) -> str:
     """sha256 of a file all of whose numbers are finite. Raises UserError as held, and for NaN or infinite values."""
-    stamp = _stamp(path)
+    now = stamp(path)
     with _lock:
-        known = _hashes.get(stamp)
+        known = _hashes.get(now)
     if known is None:
         held(path)
         with open_lora(path) as file:
             for name in file.shapes:
                 file.tensor(name)
         known = file_hash(path)
-        if _stamp(path) != stamp:
+        if stamp(path) != now:
             remedy = "Wait until it is written, then try again"
             raise UserError("the file was changed while it was read", where=path, remedy=remedy)
-        _keep(_hashes, stamp, known)
+        _keep(_hashes, now, known)
     return known
 
 
-def _stamp(path: Path) -> _Stamp:
+def stamp(path: Path) -> Stamp:
+    """(path, size, time of change): what tells a file as it is from one that was written since."""
     try:
         status = path.stat()
     except OSError:
@@ -72,8 +73,8 @@ def _stamp(path: Path) -> _Stamp:
     return str(path), status.st_size, status.st_mtime_ns
 
 
-def _keep(known: OrderedDict[_Stamp, Any], stamp: _Stamp, value: Any) -> None:
+def _keep(known: OrderedDict[Stamp, Any], of: Stamp, value: Any) -> None:
     with _lock:
-        known[stamp] = value
+        known[of] = value
         while len(known) > _KNOWN:
             known.popitem(last=False)

@@ -46,7 +46,7 @@ def save_sheet(page: Page, number: int, grid: Grid, out: str | Path, model_name:
     """Write one page's sheet where `save` would; its path."""
     path = sheet_paths(grid, out)[number]
     texts = {"parameters": shared_parameters(grid, number, model_name), RECIPE_KEY: grid.to_json()}
-    _write_png(page.picture, path, texts)
+    _write_png(page.picture, path, texts, compress_level=1)
     return path
 
 
@@ -149,9 +149,9 @@ def _row_name(lora: Path) -> str:
     return f"epoch-{file.epoch:03}" if file.epoch is not None and not file.last else lora.stem.replace(" ", "-")
 
 
-def _write_png(picture: Image.Image, path: Path, texts: dict[str, str]) -> None:
+def _write_png(picture: Image.Image, path: Path, texts: dict[str, str], compress_level: int = 6) -> None:
     chunks = PngImagePlugin.PngInfo()
     for key, text in texts.items():
         chunks.add_text(key, text)
     with replace_file(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=chunks)
+        picture.save(temporary, format="PNG", pnginfo=chunks, compress_level=compress_level)

@@ -32,6 +32,10 @@ class Engine:
         """Train by `config`, in the Python that runs us."""
         return [sys.executable, "-m", "lora_train", "train", str(config), "--events"]
 
+    def measuring(self, kind: str, task: Path) -> list[str]:
+        """Measure by `task`: kind is a verb of the command line."""
+        return [sys.executable, "-m", "lora_train", kind, "--task", str(task), "--out", str(task.parent), "--events"]
+
     def environment(self) -> dict[str, str]:
         """Raises UserError, naming the remedy, unless the packages are there and work."""
         return packages.environment()
@@ -145,15 +149,16 @@ class Child:
                 self._log.flush()
 
 
-def explain(code: int, tail: Sequence[str]) -> str:
+def explain(code: int, tail: Sequence[str], what_ran: str = "training") -> str:
     """What an exit code that is neither done nor stopped means, for people."""
     end = "\n".join(tail).strip()
     if code == -9:
-        what = "the training was killed (out of memory?). Close other programs, or choose a smaller resolution or batch"
+        what = f"the {what_ran} was killed (out of memory?). "
+        what += "Close other programs, or choose a smaller resolution or batch"
     elif code == BAD_INPUT:
-        what = "the training found a problem"
+        what = f"the {what_ran} found a problem"
     else:
-        what = f"the training ended unexpectedly (exit code {code})"
+        what = f"the {what_ran} ended unexpectedly (exit code {code})"
     return f"{what}. The end of its log:\n{end}" if end else what
 
 

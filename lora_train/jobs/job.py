@@ -21,6 +21,7 @@ from ..grid.plan import Grid, choose, series
 from ..grid.record import Drawing
 from ..grid.sheet import Cell
 from ..host.base import Host
+from . import measures
 from . import record as records
 from . import request as requests
 from .child import Child, Engine, explain
@@ -34,6 +35,10 @@ SAVING = "the training is still saving its state"
 _SAVE_EVERY = 5.0
 _LOG_LINES, _LOG_BYTES = 20, 16384
 _CHILD, _RESUME = "child.json", "resume.json"
+
+
+def _word(request: Request) -> str:
+    return "measurement" if request.measure else "training"
 
 
 class Interrupted(Exception):
@@ -121,6 +126,8 @@ class Job:
         if wish == "pause":
             drawing = self.record.state == "grid"
             stage = "ending after this picture" if drawing else "the training saves its state"
+            if self.record.kind in measures.KINDS:
+                stage = "ending"
             self.record.state, self.record.stage = "pausing", stage
         self._asked.set()
 
@@ -168,7 +175,8 @@ class Job:
         return self._resumable
 
     def _has_something(self, state: str) -> bool:
-        if state == "queued" or self.record.kind == "grid" or self.record.trained or not self.record.step:
+        from_the_start = self.record.kind in ("grid", *measures.KINDS)
+        if state == "queued" or from_the_start or self.record.trained or not self.record.step:
             return True
         return next(self._states(), None) is not None
 
@@ -189,12 +197,15 @@ class Job:
         try:
             request = self._request = self._request or requests.load(self.folder)
             requests.check_again(self._host, request)
-            if request.settings and not self.record.trained:
+            if (request.settings or request.measure) and not self.record.trained:
                 self._train(request, environment, device)
             elif not self._asked.is_set():
                 self.record.state = "training"
             if self.record.state in ("training", "starting", "pausing"):
-                self._finish(request)
+                if request.measure:
+                    self._measured()
+                else:
+                    self._finish(request)
         except UserError as error:
             self.fail(str(error))
         except Exception as error:  # noqa: BLE001 (the thread's outermost edge: the tab has to say what happened)
@@ -209,23 +220,28 @@ class Job:
         with ExitStack() as stack:
             if self._again:
                 self.record.read_events(self.folder)
-            config = self._config(request)
+            command = self._command(request)
             if not request.share_gpu:
-                self.record.stage = "making room for the training"
+                self.record.stage = f"making room for the {_word(request)}"
                 self._save_quietly()
                 stack.enter_context(self._host.memory_for_training())
             if self._asked.is_set():
                 self._end_early()
                 return
-            self.record.state, self.record.stage = "training", "starting the training"
+            self.record.state, self.record.stage = "training", f"starting the {_word(request)}"
             self._save_quietly()
-            command, log = self._engine.command(config), self.folder / "log.txt"
+            log = self.folder / "log.txt"
             child = self._child = Child(command, environment, log, self._heard, device.shared())
             self._remember(child)
             threading.Thread(target=self._end_child, args=(child,), name="job end", daemon=True).start()
             code = child.wait()
             (self.folder / _CHILD).unlink(missing_ok=True)
-        self._ended(code, child.tail(_LOG_LINES))
+        self._ended(code, child.tail(_LOG_LINES), _word(request))
+
+    def _command(self, request: Request) -> list[str]:
+        if request.measure:
+            return self._engine.measuring(request.kind, self.folder / measures.TASK)
+        return self._engine.command(self._config(request))
 
     def _config(self, request: Request) -> Path:
         """The child's configuration: as asked for, or going on from the newest whole state."""
@@ -274,7 +290,7 @@ class Job:
         if e["event"] in ("saved", "state") or time.monotonic() - self._saved > _SAVE_EVERY:
             self._save_quietly()
 
-    def _ended(self, code: int, tail: list[str]) -> None:
+    def _ended(self, code: int, tail: list[str], word: str) -> None:
         if code == DONE and not self.record.error:
             self.record.trained, self.record.state = True, "training"
         elif code == STOPPED or self._wish == "stop":
@@ -282,11 +298,19 @@ class Job:
                 self.record.warn(self.record.error)
             self._end_early()
         else:
-            self.fail(self.record.error or explain(code, tail))
+            self.fail(self.record.error or explain(code, tail, word))
 
     def _end_early(self) -> None:
         self.record.state = "paused" if self._wish == "pause" else "stopped"
         self.record.stage, self.record.error = "", None
+
+    def _measured(self) -> None:
+        """Keep tuned numbers as presets. What was measured lies in the job's folder."""
+        try:
+            measures.keep_presets(self._host, self.folder)
+        except UserError as error:
+            self.record.warn(f"the preset couldn't be kept: {error}")
+        self.record.state, self.record.stage = "done", ""
 
     def _finish(self, request: Request) -> None:
         """Show the host its files, then draw. A failing grid after a training is a warning: the LoRA is whole."""

@@ -68,6 +68,12 @@ class Manager:
         """Queue a grid of LoRA files that are there: {"loras": paths} or {"folder", "name"}, and a grid's fields."""
         return self._add(requests.check_grid(self.host, values))
 
+    def start_measure(self, kind: str, values: dict[str, Any]) -> str:
+        """Queue "effects" or "tune" of a mix on the host's checkpoint; values: see measures.task."""
+        request = requests.check_measure(self.host, kind, values)
+        self._engine.environment()
+        return self._add(request)
+
     def pause(self, id: str) -> None:
         """End a job so that it can be gone on with; a training saves its state first. Returns at once."""
         with self._mutex:

@@ -46,9 +46,10 @@ class GridRecord:
 class Record:
     """One job. Times in seconds, memory in bytes.
 
-    kind: training or grid. state: queued, starting, training, pausing, paused, grid, done, stopped, failed; one that
-    was under way when its process ended is read from disk as interrupted. created, began: when it was asked for and
-    when it first ran; seconds: how long it has run in all. taken_over: what the host's own settings gave, by name.
+    kind: training, grid, effects or tune. state: queued, starting, training, pausing, paused, grid, done, stopped,
+    failed; one that was under way when its process ended is read from disk as interrupted. created, began: when it was
+    asked for and when it first ran; seconds: how long it has run in all. taken_over: what the host's own settings gave,
+    by name.
     losses: (step, loss); rates: (step, rate) by the optimizer group's name; validation: {step, epoch, train, held_out}
     after each epoch; band: first and last candidate epoch. epochs_saved: {epoch, step, path} of the numbered files;
     previews: {epoch, step, paths}; files: all LoRA files. resume: the newest state to go on from; trained: whether the
@@ -125,6 +126,9 @@ class Record:
 
     def _on_cache(self, e: Event) -> None:
         self.stage = f"encoding {e['what']}, {e['done']} of {e['total']}"
+
+    def _on_measuring(self, e: Event) -> None:
+        self.step, self.total, self.stage, self.eta = e["done"], e["total"], e["what"], e.get("eta")
 
     def _on_resumed(self, e: Event) -> None:
         """Told by the job, not by the child: from here on it is as after this step."""

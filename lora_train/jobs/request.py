@@ -15,6 +15,7 @@ from ..files import check_output_name, write_text
 from ..grid.plan import DEFAULT_WEIGHTS, Grid, choose, epoch_file, grid_from, series
 from ..host.base import Checkpoint, Host
 from ..settings import OPTIMIZERS, TrainSettings
+from . import measures
 
 _RANGES = {"steps": (1, 150), "width": (64, 2048), "height": (64, 2048), "seed": (0, 2**32 - 1), "clip_skip": (1, 12)}
 _WORDS = ("negative_prompt", "sampler")
@@ -37,6 +38,7 @@ _PICTURES = ("train_data_dir", "reg_data_dir", "dataset_config", "validation_dat
 class Request:
     """A checked job: a training and its grid, without LoRA files yet (None: no grid), or a grid alone (no settings).
 
+    measure: the task of one that measures, as measures.task makes it, in place of both.
     checkpoint: its name for people; epochs: which of the run's a grid has, as grid.plan.choose takes it; share_gpu: the
     host's model stays where it is; taken_over: what came from the host's own settings, by name.
     """
@@ -49,10 +51,13 @@ class Request:
     share_gpu: bool = False
     taken_over: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    measure: dict[str, Any] | None = None
 
     @property
     def kind(self) -> str:
-        """training or grid."""
+        """training, grid, effects or tune."""
+        if self.measure:
+            return str(self.measure["kind"])
         return "training" if self.settings else "grid"
 
     def save(self, folder: Path) -> None:
@@ -60,6 +65,8 @@ class Request:
         write_text(folder / _FILE, json.dumps(asdict(self), indent=1, ensure_ascii=False))
         if self.settings:
             write_text(folder / "config.json", self.settings.to_json())
+        if self.measure:
+            write_text(folder / measures.TASK, json.dumps(self.measure, indent=1, ensure_ascii=False))
 
 
 def load(folder: Path) -> Request:
@@ -136,11 +143,22 @@ def check_grid(host: Host, values: dict[str, Any]) -> Request:
     return Request(name, None, checkpoint.title if checkpoint else "", plan)
 
 
+def check_measure(host: Host, kind: str, values: dict[str, Any]) -> Request:
+    """A measurement of a mix, as measures.task has it. Raises all problems together."""
+    made = measures.task(host, kind, values)
+    checkpoint = host.checkpoint()
+    share = bool(values.get("share_gpu", False))
+    title = checkpoint.title if checkpoint else ""
+    return Request(made["mix"][0]["name"], None, title, None, share_gpu=share, measure=made)
+
+
 def check_again(host: Host, request: Request) -> None:
     """What may have changed since a job was asked for. Raises all problems together."""
     problems = _problems(host, request.settings) if request.settings else []
     if not request.settings and request.grid:
         problems += _grid_problems(host, request.grid)
+    if request.measure:
+        problems += measures.still_there(request.measure)
     raise_all(_single(problems))
 
 

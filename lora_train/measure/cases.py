@@ -1,13 +1,14 @@
 """What weights are judged on, the same each time: noisy latents with their texts, fixed noises and timesteps.
 
-Two kinds. Of the subject: pictures with their captions, noise added, where the loss of denoising says how well the
-subject is known. Of everything else: steps of real runs of the checkpoint alone at prompts that don't name the subject,
-where the guided prediction should stay what it was.
+Two kinds. Of the subject: pictures of it, noise added, where denoising should lead back to the picture. Of everything
+else: steps of real runs of the checkpoint alone at prompts that don't name the subject, where the prediction should
+stay what it was. Both ask for the prediction as pictures are drawn, with guidance: a LoRA that moves prompt and
+negative prompt alike does something else in a picture than in a training step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,14 @@ from ..model.text import TextStates, encode_prompts
 from ..settings import TrainSettings
 from ..train.batch import Batch
 from ..train.data import TrainingData
-from ..train.latents import cache_latents
+from ..train.latents import Stopped, cache_latents
 from ..train.noise import Draws, generator
-from ..train.objective import Objective
-from ..train.validation import fixed, neutral
+from ..train.objective import Objective, alphas_cumprod
+from ..train.validation import fixed, neutral, split
 
 _SUBJECT, _STEPS = 1, 2  # what draws are for
+_MOST_WEIGHT = 20.0
+_LEAST_APART = 4  # pictures
 
 
 @dataclass(frozen=True)
@@ -54,29 +57,20 @@ class How:
 @dataclass(frozen=True)
 class Cases:
     """Rows of one shape. x_t [B, 4, h, w], t [B]; texts: B captions; wanted [B, 4, h, w]: of the subject the target of
-    denoising, of everything else what the checkpoint alone predicts (guided); sizes [B, 6] for SDXL; mask [B, 1, h, w].
+    denoising, of everything else what the checkpoint alone predicts; alone [B, 4, h, w]: what it predicts, guided;
+    sizes [B, 6] for SDXL; mask [B, 1, h, w].
     """
 
     x_t: Tensor
     t: Tensor
     texts: Sequence[str]
     wanted: Tensor
+    alone: Tensor
     sizes: Tensor | None = None
     mask: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x_t)
-
-    def rows(self, chosen: Sequence[int]) -> Cases:
-        """Those of these places."""
-        index = torch.tensor(list(chosen))
-        sizes, mask = (None if one is None else one[index] for one in (self.sizes, self.mask))
-        return Cases(self.x_t[index], self.t[index], [self.texts[n] for n in chosen], self.wanted[index], sizes, mask)
-
-    def parts(self, size: int) -> Iterator[Cases]:
-        """In pieces of at most `size` rows."""
-        for start in range(0, len(self), size):
-            yield self.rows(range(start, min(start + size, len(self))))
 
 
 def text_states(model: StableDiffusion, texts: Sequence[str], how: How) -> TextStates:
@@ -85,6 +79,16 @@ def text_states(model: StableDiffusion, texts: Sequence[str], how: How) -> TextS
     lengths = [token_length(model, text, how.negative_prompt) for text in known]
     states = encode_prompts(model, known, how.layer, max(lengths, key=lambda n: n or 0))
     return states.to(model.device, model.unet.dtype).select([known.index(text) for text in texts])
+
+
+def picture_weight(t: Tensor, v_prediction: bool) -> Tensor:
+    """[B]: what turns the square error of a prediction at t into that of the picture it means, x̂₀, bounded.
+
+    Errors of ε count little where there is much noise, though it is there that a picture is decided.
+    """
+    abar = alphas_cumprod()[t.long().clamp(0, 999)]
+    weight = (1 - abar) if v_prediction else (1 - abar) / abar
+    return weight.clamp(max=_MOST_WEIGHT)
 
 
 def plain(model: StableDiffusion, cases: Cases, how: How) -> Tensor:
@@ -112,8 +116,12 @@ def _ask(model: StableDiffusion, cases: Cases, texts: list[str], how: How) -> Te
 # The subject
 
 
-def open_pictures(folder: str | Path, side: int, most: int, seed: int, batch: int) -> tuple[Dataset, TrainSettings]:
-    """At most `most` pictures of a training folder, plain, and the settings to encode them. Raises UserError."""
+def open_pictures(
+    folder: str | Path, side: int, most: int, seed: int, batch: int
+) -> tuple[Dataset, Dataset | None, TrainSettings]:
+    """At most `most` pictures of a training folder, plain, a third of them apart where there are enough; and the
+    settings to encode them. Raises UserError.
+    """
     settings = neutral(
         TrainSettings(
             train_data_dir=str(folder),
@@ -122,38 +130,48 @@ def open_pictures(folder: str | Path, side: int, most: int, seed: int, batch: in
             max_validation_steps=most,
             seed=seed,
             max_train_epochs=1,
+            validation_split=1 / 3,
         )
     )
-    dataset = fixed(open_dataset(settings), settings)
-    if not dataset.picture_count:
+    opened = open_dataset(settings)
+    if not opened.picture_count:
         raise UserError("there is no picture with a caption", where=folder, remedy="Name the folder you trained on")
-    return dataset, settings
+    if opened.picture_count < _LEAST_APART:
+        return fixed(opened, settings), None, settings
+    first, apart = split(opened, settings)
+    return fixed(first, settings), fixed(apart, settings) if apart else None, settings
 
 
 def batches(
     model: StableDiffusion, dataset: Dataset, settings: TrainSettings, **options: Callable[..., Any]
 ) -> list[Batch]:
     """Every picture once, encoded. options: progress, stop and warn, as cache_latents takes them."""
-    latents = cache_latents(model, dataset, settings, **options)  # type: ignore[arg-type]
+    latents = cache_latents(model, dataset, settings, **options)
     return [batch for window in TrainingData(latents.dataset, latents, settings).epoch(1) for batch in window]
 
 
+@torch.no_grad()
 def noised(
-    model: StableDiffusion, pictures: Sequence[Batch], rounds: int, seed: int, *, v_prediction: bool = False
+    model: StableDiffusion, pictures: Sequence[Batch], how: How, rounds: int, seed: int, prompts: Sequence[str] = ()
 ) -> list[Cases]:
-    """Each picture `rounds` times with its own noise, at timesteps that cover 0 … 999 evenly."""
-    objective = Objective(TrainSettings(v_parameterization=v_prediction), torch.device("cpu"))
+    """Each picture `rounds` times with its own noise, at timesteps that cover 0 … 999 evenly, by the model as it
+    stands, which must be the checkpoint alone. Every second round has `prompts` in turn in place of the captions.
+    """
+    objective = Objective(TrainSettings(v_parameterization=how.v_prediction), torch.device("cpu"))
     total = rounds * sum(len(batch.captions) for batch in pictures)
     order = torch.randperm(total, generator=generator(seed, _SUBJECT)).tolist()
     found = []
     for turn in range(rounds):
         for number, batch in enumerate(pictures):
-            its = [order.pop() for _ in batch.captions]
-            times = torch.tensor([int((place + 0.5) * 1000 / total) for place in its])
+            times = torch.tensor([int((order.pop() + 0.5) * 1000 / total) for _ in batch.captions])
             noise = torch.randn(batch.latents.shape, generator=generator(seed, _SUBJECT, turn, number))
             draws = Draws(noise, torch.zeros(*noise.shape[:2], 1, 1), times)
             x_t, target = objective.noisy(batch.latents.float() * model.scale_factor, draws)
-            found.append(Cases(x_t, times, batch.captions, target, batch.sizes, batch.masks))
+            texts = batch.captions
+            if prompts and turn % 2:
+                texts = [prompts[(turn // 2 + n) % len(prompts)] for n in range(len(texts))]
+            cases = Cases(x_t, times, list(texts), target, target, batch.sizes, batch.masks)
+            found.append(replace(cases, alone=guided(model, cases, how).cpu()))
     return found
 
 
@@ -170,17 +188,18 @@ def steps_of_runs(
     *,
     at_once: int = 8,
     on_run: Callable[[int, int], None] = lambda done, total: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Cases]:
     """`each` noisy latents of one run a prompt by the model as it stands, which must be the checkpoint alone.
 
-    wanted is what it predicts there. on_run(done, total) counts prompts.
+    on_run(done, total) counts prompts.
     """
     found: list[Cases] = []
     for start in range(0, len(prompts), at_once):
         part = list(prompts[start : start + at_once])
-        seeds = [
-            int(torch.randint(1 << 31, (1,), generator=generator(seed, _STEPS, start + n))) for n in range(len(part))
-        ]
+        seeds = [_seed(seed, start + n) for n in range(len(part))]
+        if stop():
+            raise Stopped
         kept: list[tuple[Tensor, Tensor]] = []
         sample_many(
             model,
@@ -195,13 +214,18 @@ def steps_of_runs(
             clip_skip=how.layer,
             max_token_length=max((token_length(model, p, how.negative_prompt) for p in part), key=lambda n: n or 0),
             prediction_type="v_prediction" if how.v_prediction else "epsilon",
-            on_step=lambda x_t, t, kept=kept: kept.append((x_t.cpu().clone(), t.cpu())),  # type: ignore[misc]
+            on_step=lambda x_t, t, kept=kept: kept.append((x_t.cpu().clone(), t.cpu())),
         )
         for turn in range(each):
             chosen = [(turn * len(kept) // each + n) % len(kept) for n in range(len(part))]
             x_t = torch.stack([kept[step][0][n] for n, step in enumerate(chosen)])
             t = torch.stack([kept[step][1] for step in chosen])
-            cases = Cases(x_t, t, part, x_t)
-            found.append(replace(cases, wanted=guided(model, cases, how).cpu()))
+            cases = Cases(x_t, t, part, x_t, x_t)
+            alone = guided(model, cases, how).cpu()
+            found.append(replace(cases, wanted=alone, alone=alone))
         on_run(min(start + at_once, len(prompts)), len(prompts))
     return found
+
+
+def _seed(seed: int, number: int) -> int:
+    return int(torch.randint(1 << 31, (1,), generator=generator(seed, _STEPS, number)))

@@ -24,14 +24,13 @@ from ..model.load import StableDiffusion
 from ..model.predict import predict
 from ..model.sample import check, sample_many
 from ..model.text import TextStates, encode_prompts
+from ..train.latents import Stopped
 from .dials import Dials, Mixed, Weights
+
+__all__ = ["Effect", "Effects", "Run", "Stopped", "measure"]
 
 TIMESTEPS = (800, 500, 200)
 Progress = Callable[[int, int, str], None]
-
-
-class Stopped(Exception):
-    """Told to stop while measuring."""
 
 
 @dataclass(frozen=True)

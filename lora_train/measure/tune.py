@@ -1,9 +1,14 @@
 """Block weights tuned by gradient against two goals: keep the subject, and keep everything else as it was.
 
-The subject: the loss of denoising pictures of it (relative to that of the LoRA at 1 everywhere). Everything else: how
-far the guided prediction at neutral prompts moves away from the checkpoint's own (relative to the same). Both are
-smooth in the 17 numbers a LoRA; all weights of the model and of the LoRAs are frozen, and every step looks at the same
-few noises and timesteps (common random numbers), so that Adam sees the numbers and not the chance.
+The subject: how far from held-out pictures of it denoising leads, where their difference from what the checkpoint alone
+would draw counts `emphasis` times (with 1 the weights settle where the loss is least, and pictures show the subject
+less surely than at 1 everywhere). Everything else: how far the prediction at neutral prompts moves away from the
+checkpoint's own. Both are smooth in the 17 numbers of a LoRA; all weights of the model and of the LoRAs are frozen, and
+every step looks at the same few noises and timesteps (common random numbers), so that Adam sees the numbers and not the
+chance.
+
+The two are weighed so that at keep = 0.5 nothing is won by making the LoRA stronger or weaker as a whole: what is won,
+is won by moving strength from blocks that leak to blocks that carry the subject.
 """
 
 from __future__ import annotations
@@ -18,9 +23,11 @@ from torch import Tensor
 
 from ..blocks.families import topology
 from ..model.load import StableDiffusion
-from .cases import Cases, How, guided, plain
+from .cases import Cases, How, guided, picture_weight, plain
 from .dials import Dials
 from .effects import Progress, Stopped
+
+_NUDGE, _LEAST = 0.1, 0.05
 
 Numbers = list[dict[str, float]]
 """Weights of each LoRA's blocks."""
@@ -28,8 +35,10 @@ Numbers = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Options:
-    """keep: 0 is the subject alone, 1 everything else alone. low, high: bounds of each number; tied: one number a block
-    for all LoRAs of the mix; smooth, near: how much neighbours are pulled together and every number to its start.
+    """keep: 0 is the subject alone, 1 everything else alone, 0.5 as strong as it is. low, high: bounds of each number.
+
+    tied: one number a block for all LoRAs of the mix; smooth, near: how much neighbours are pulled together and every
+    number to its start; emphasis: see above.
     """
 
     keep: float = 0.5
@@ -38,71 +47,88 @@ class Options:
     steps: int = 60
     rate: float = 0.06
     tied: bool = False
-    smooth: float = 0.002
-    near: float = 0.002
+    smooth: float = 0.01
+    near: float = 0.01
+    emphasis: float = 1.5
 
 
 @dataclass(frozen=True)
 class Score:
-    """Of some weights. loss: of denoising the subject, mean square error; drift: mean square of the guided prediction's
-    move at neutral prompts.
+    """Of some weights, all mean squares. miss: of the subject, from the exaggerated pictures; drift: of neutral
+    prompts; loss: of plain denoising, at the captions and without guidance, as training has it.
     """
 
     name: str
-    loss: float
+    miss: float
     drift: float
+    loss: float = math.nan
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """weights: the result; history: (step, loss, drift) as they were met, each on its own few cases."""
+    """weights: the result; history: (step, miss, drift) as they were met, each on its own few cases."""
 
     weights: Numbers
     history: list[tuple[int, float, float]] = field(default_factory=list)
 
 
-def loss(model: StableDiffusion, cases: Cases, how: How) -> Tensor:
-    """Mean square error of denoising; masks as in training."""
-    error = (plain(model, cases, how) - cases.wanted.to(model.device)).square()
-    return (error if cases.mask is None else error * cases.mask.to(error.device)).mean()
+@dataclass(frozen=True)
+class Goals:
+    """What weights are judged on: cases of both kinds, on one model."""
 
+    model: StableDiffusion
+    subject: Sequence[Cases]
+    neutral: Sequence[Cases]
+    how: How
+    emphasis: float = 1.5
 
-def drift(model: StableDiffusion, cases: Cases, how: How) -> Tensor:
-    """Mean square of the guided prediction's distance from the checkpoint's own."""
-    return (guided(model, cases, how) - cases.wanted.to(model.device)).square().mean()
+    def miss(self, cases: Cases) -> Tensor:
+        """Of one batch of the subject, with gradients where they are on."""
+        return self._distance(cases, cases.alone + self.emphasis * (cases.wanted - cases.alone))
 
+    def drift(self, cases: Cases) -> Tensor:
+        """Of one batch of neutral prompts."""
+        return self._distance(cases, cases.alone)
 
-@torch.no_grad()
-def score(
-    model: StableDiffusion,
-    dials: Dials,
-    name: str,
-    weights: Sequence[Mapping[str, float]],
-    subject: Sequence[Cases],
-    neutral: Sequence[Cases],
-    how: How,
-    stop: Callable[[], bool] = lambda: False,
-) -> Score:
-    """Both goals of some weights, on all cases."""
-    dials.turn(weights)
-    sums = []
-    for cases, measure in ((subject, loss), (neutral, drift)):
-        total = 0.0
-        for one in cases:
-            if stop():
-                raise Stopped
-            total += float(measure(model, one, how)) * len(one)
-        sums.append(total / sum(map(len, cases)))
-    return Score(name, *sums)
+    def _distance(self, cases: Cases, aim: Tensor) -> Tensor:
+        error = (guided(self.model, cases, self.how) - aim.to(self.model.device)).square()
+        if cases.mask is not None:
+            error = error * cases.mask.to(error.device)
+        weight = picture_weight(cases.t, self.how.v_prediction).to(error.device)
+        return (error.mean((1, 2, 3)) * weight).mean()
+
+    def _loss(self, cases: Cases) -> Tensor:
+        return (plain(self.model, cases, self.how) - cases.wanted.to(self.model.device)).square().mean()
+
+    @torch.no_grad()
+    def score(
+        self,
+        dials: Dials,
+        name: str,
+        weights: Sequence[Mapping[str, float]],
+        stop: Callable[[], bool] = lambda: False,
+        with_loss: bool = True,
+    ) -> Score:
+        """Of these weights, on all cases."""
+        dials.turn(weights)
+        parts = [(self.subject, self.miss), (self.neutral, self.drift)]
+        if with_loss:
+            parts.append((self.subject, self._loss))
+        means = []
+        for cases, measure in parts:
+            total = 0.0
+            for one in cases:
+                if stop():
+                    raise Stopped
+                total += float(measure(one)) * len(one)
+            means.append(total / sum(map(len, cases)))
+        return Score(name, *means)
 
 
 def tune(
-    model: StableDiffusion,
+    goals: Goals,
     dials: Dials,
     start: Numbers,
-    subject: Sequence[Cases],
-    neutral: Sequence[Cases],
-    how: How,
     options: Options,
     *,
     progress: Progress = lambda done, total, what: None,
@@ -113,9 +139,9 @@ def tune(
     The result is the mean of the last third of the steps, which lies nearer to the optimum than the last step. Raises
     Stopped.
     """
-    flat = score(model, dials, "start", start, subject, neutral, how, stop)
+    per_miss, per_drift = _weighing(goals, dials, start, stop)
     vector = _Vector(dials, start, options)
-    optimizer = torch.optim.Adam([vector.free], lr=options.rate, betas=(0.8, 0.95), eps=1e-4)
+    optimizer = torch.optim.Adam([vector.free], lr=options.rate, betas=(0.8, 0.95), eps=1e-3)
     history, tail = [], []
     for step in range(options.steps):
         if stop():
@@ -123,24 +149,40 @@ def tune(
         for group in optimizer.param_groups:
             group["lr"] = options.rate * (0.1 + 0.45 * (1 + math.cos(math.pi * step / options.steps)))
         dials.vector(vector.full())
-        its_loss = its_drift = torch.zeros(())
+        miss = drift = torch.zeros(())
         if options.keep < 1:
-            its_loss = loss(model, subject[step % len(subject)], how)
+            miss = goals.miss(goals.subject[step % len(goals.subject)])
         if options.keep > 0:
-            its_drift = drift(model, neutral[step % len(neutral)], how)
-        aim = (1 - options.keep) * its_loss / (flat.loss or 1.0) + options.keep * its_drift / (flat.drift or 1.0)
+            drift = goals.drift(goals.neutral[step % len(goals.neutral)])
+        aim = 2 * ((1 - options.keep) * per_miss * miss + options.keep * per_drift * drift)
         optimizer.zero_grad()
         (aim + vector.pull()).backward()
-        if bool(torch.isfinite(vector.free.grad).all()):  # type: ignore[union-attr]
+        if bool(torch.isfinite(vector.free.grad).all()):
             optimizer.step()
         vector.clamp()
         if step >= options.steps * 2 // 3:
             tail.append(vector.free.detach().clone())
-        history.append((step, float(its_loss), float(its_drift)))
+        history.append((step, float(miss), float(drift)))
         progress(step + 1, options.steps, "tuning")
     if tail:
         vector.free.data = torch.stack(tail).mean(0)
     return Tuned(vector.numbers(), history)
+
+
+def _weighing(goals: Goals, dials: Dials, start: Numbers, stop: Callable[[], bool]) -> tuple[float, float]:
+    """Factors of miss and drift by which a change of the whole strength changes both alike, at `start`.
+
+    Where more strength doesn't bring the subject nearer any more, the miss is taken relative to what the LoRA won.
+    """
+    ends = []
+    for factor in (1 - _NUDGE, 1 + _NUDGE):
+        weights = [{block: factor * value for block, value in its.items()} for its in start]
+        ends.append(goals.score(dials, "", weights, stop, with_loss=False))
+    now, nothing = ends[-1], goals.score(dials, "", [{}] * len(start), stop, with_loss=False)
+    won = max(nothing.miss - now.miss, _LEAST * nothing.miss, 1e-12)
+    by_strength = max((ends[0].miss - ends[1].miss) / (2 * _NUDGE), _LEAST * won)
+    costs = max((ends[1].drift - ends[0].drift) / (2 * _NUDGE), _LEAST * now.drift, 1e-12)
+    return 1 / by_strength, 1 / costs
 
 
 class _Vector:
@@ -156,8 +198,7 @@ class _Vector:
         self._device = dials.device
         self.begin = torch.tensor(first)
         self.free = self.begin.clone().clamp(options.low, options.high).requires_grad_(True)
-        unet = [block for block in topology(dials.family).blocks[1:]]
-        places = [self._blocks.index(block) for block in unet]
+        places = [self._blocks.index(block) for block in topology(dials.family).blocks[1:]]
         self._chains = [[p for p in places if bool(mask[p])] for mask in self._mask]
 
     def full(self) -> Tensor:
@@ -169,10 +210,8 @@ class _Vector:
     def pull(self) -> Tensor:
         """To the start, and of neighbours to each other."""
         away = ((self.free - self.begin) * self._mask).square().sum()
-        bends = [
-            (row[chain][1:] - row[chain][:-1]).square().sum()
-            for row, chain in zip(self.free, self._chains, strict=True)
-        ]
+        rows = zip(self.free, self._chains, strict=True)
+        bends = [(row[chain][1:] - row[chain][:-1]).square().sum() for row, chain in rows]
         return self._options.near * away + self._options.smooth * torch.stack(bends).sum()
 
     @torch.no_grad()
@@ -189,16 +228,15 @@ class _Vector:
 
 
 def table(scores: Sequence[Score], nothing: Score, flat: Score) -> list[dict[str, Any]]:
-    """For JSON and people. kept: share of what the LoRA at 1 learnt of the subject, by the loss (1: all of it, more is
-    better); drift: relative to the LoRA at 1 (less is better)."""
-    gain = nothing.loss - flat.loss
+    """For JSON and people. subject: how much nearer to its pictures than the checkpoint alone, relative to the LoRA at
+    1 everywhere (more is better); drift: relative to that too (less is better); loss: of plain denoising."""
+    won = nothing.miss - flat.miss
     return [
         {
             "name": one.name,
-            "loss": one.loss,
-            "kept": (nothing.loss - one.loss) / gain if gain > 0 else None,
+            "subject": (nothing.miss - one.miss) / won if won > 0 else None,
             "drift": one.drift / flat.drift if flat.drift else None,
-            "drift_absolute": one.drift,
+            "loss": one.loss,
         }
         for one in scores
     ]

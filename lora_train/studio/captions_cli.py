@@ -10,7 +10,7 @@ from typing import Any
 
 from ..dataset.folders import shown
 from ..errors import BAD_INPUT, DONE
-from . import audit, captions, edits
+from . import audit, captions, edits, flips
 from .captions import Applied, Preview, Row, Table
 
 _MOST = 10  # changes that a preview prints unless all are asked for
@@ -46,6 +46,14 @@ def add_arguments(verbs: argparse._SubParsersAction) -> None:
     underscores.add_argument("--back", action="store_true", help="spaces to underscores instead")
     underscores.add_argument("--protect", default="", metavar="TAGS", help="tags that stay, such as the trigger")
     _edit(actions, "brackets", r"escape brackets, as prompts need it", []).add_argument("--plain", action="store_true")
+    _edit(actions, "swap", "left to right and right to left", []).add_argument(
+        "--protect", default="", metavar="TAGS", help="tags that stay"
+    )
+    flip = _action(actions, "flip", "mirrored copies of pictures, left and right swapped in their captions")
+    _filters(flip)
+    flip.add_argument("--protect", default="", metavar="TAGS", help="tags that stay, such as the trigger")
+    flip.add_argument("--writing", action="store_true", help="pictures whose captions speak of text in them, too")
+    flip.add_argument("--write", action="store_true", help="make them; `undo` takes them away")
     save = _edit(actions, "save", "save as UTF-8 what is in another encoding", [])
     save.add_argument("--read-as", default="", choices=("GBK", "Shift-JIS", "cp1252", "UTF-16", "UTF-8"))
     _edit(actions, "set", "write one caption", ["picture", "caption"])
@@ -95,6 +103,8 @@ def _run(args: argparse.Namespace) -> int:
         return _audit(args, table)
     if args.action in ("list", "tags"):
         return _look(args, table, _chosen(args, table))
+    if args.action == "flip":
+        return _flip(args, table)
     edit = _made(args)
     rows = [table.row(args.picture)] if args.action == "set" else _chosen(args, table)
     wanted = captions.preview(table, edit, rows)
@@ -126,6 +136,8 @@ def _made(args: argparse.Namespace) -> edits.Edit:
         given = {"find": args.find, "by": args.by, "regex": args.regex, "scope": scope, "exact": args.exact}
     elif args.action == "reorder":
         given = {"first": args.first, "last": args.last, "sort": args.sort, "keep": args.keep}
+    elif args.action == "swap":
+        given = {"protect": args.protect}
     elif args.action == "underscores":
         given = {"to": "underscores" if args.back else "spaces", "protect": args.protect}
     elif args.action == "brackets":
@@ -135,6 +147,33 @@ def _made(args: argparse.Namespace) -> edits.Edit:
     elif args.action == "set":
         given = {"caption": args.caption}
     return edits.from_dict({"edit": args.action, **given})
+
+
+def _flip(args: argparse.Namespace, table: Table) -> int:
+    wanted = flips.plan(table, _chosen(args, table), edits.tags_of(args.protect), args.writing)
+    made = flips.make(table, wanted) if args.write else None
+    if args.json:
+        copies = [{"picture": str(copy.target), "caption": copy.caption} for copy in wanted.copies]
+        report: dict[str, Any] = {"copies": copies, "skipped": list(wanted.skipped), "writing": wanted.writing}
+        if made:
+            report |= {"made": len(made.pictures), "problems": [str(problem) for problem in made.problems]}
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+        return BAD_INPUT if made and made.problems else DONE
+    for copy in wanted.copies[:_MOST]:
+        print(shown(str(copy.target)))
+        if copy.caption is not None and copy.caption != copy.row.text:
+            print(f"  - {copy.row.text}\n  + {copy.caption}")
+    if len(wanted.copies) > _MOST:
+        print(f"and {len(wanted.copies) - _MOST} more; --json shows them")
+    for line in [*wanted.skipped, *map(str, made.problems if made else ())]:
+        print(f"warning: left out, {line}")
+    if wanted.writing:
+        print(f"left out: {_many(wanted.writing, 'picture')} with text or a signature; --writing takes them, too")
+    if made is None:
+        print(f"{_many(len(wanted.copies), 'mirrored picture')} would be made; --write makes them")
+        return DONE
+    print(f"{_many(len(made.pictures), 'mirrored picture')} made; undo takes them away")
+    return BAD_INPUT if made.problems else DONE
 
 
 def _look(args: argparse.Namespace, table: Table, rows: list[Row]) -> int:

@@ -356,7 +356,7 @@ def make(
     problems: list[UserError] = []
     notes: list[str] = []
     folders = ", ".join(sorted({cut.folder for cut in cuts}))
-    with project.journal.change(f"{len(cuts)} cuts into {folders}") as change:
+    with project.journal.change(f"{len(cuts)} cut{'' if len(cuts) == 1 else 's'} into {folders}") as change:
         for number, cut in enumerate(cuts, 1):
             if stop and stop.is_set():
                 return Made(tuple(made), tuple(notes), tuple(problems), True)

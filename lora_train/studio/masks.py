@@ -106,7 +106,8 @@ def make(
         remove = remover()
     written = 0
     problems: list[UserError] = []
-    with project.journal.change(f"masks of {len(pictures)} pictures") as change:
+    title = f"mask of {shown(pictures[0].name)}" if len(pictures) == 1 else f"masks of {len(pictures)} pictures"
+    with project.journal.change(title) as change:
         for number, picture in enumerate(pictures, 1):
             if stop and stop.is_set():
                 return Masked(written, tuple(problems), True)
@@ -136,7 +137,8 @@ def complete(project: Project) -> int:
 def take_away(project: Project, pictures: Iterable[Path]) -> int:
     """Pictures have no masks any more; how many had one. Undone as everything is."""
     found = [mask for picture in pictures if (mask := find(project, picture))]
-    with project.journal.change(f"{len(found)} masks taken away") as change:
+    title = f"mask taken away: {shown(found[0].name)}" if len(found) == 1 else f"{len(found)} masks taken away"
+    with project.journal.change(title) as change:
         for mask in found:
             change.move(mask, _aside(project, mask))
     return len(found)

@@ -1,23 +1,35 @@
-"""`plan-style` and `plan-person` on the command line: repeats, epochs and folder names before there are folders."""
+"""`plan-style` and `plan-person` on the command line: repeats, epochs, and the folders that are named by them."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from ..dataset.folders import scan
 from ..errors import DONE, UserError
 from ..plan.cli import table
-from . import person_plan, style_plan
+from . import faces, person_folders, person_plan, style_plan, style_sort
+from . import project as projects
 from .person_plan import Part, PersonPlan
+from .project import Project
 from .style_plan import Counts, Rules, StylePlan
+from .style_sort import Sorting
 
 
 def add_arguments(verbs: argparse._SubParsersAction) -> None:
     """Declare both verbs."""
     style = verbs.add_parser("plan-style", help="the smallest repeats that balance a style's folders")
+    style.add_argument("folder", nargs="?", help="a project whose pictures are sorted; without it: of these numbers")
+    style.add_argument("--suggest", action="store_true", help="FOLDER: suggest classes, and find variants")
+    style.add_argument("--detector", default="", help="with --suggest: yunet, retinaface or haar (default: shapes)")
+    style.add_argument("--models", type=Path, action="append", default=[], help="folder of face detectors' models")
+    fit = "FOLDER: put pictures whose names fit, such as face=close*.png, into a class"
+    style.add_argument("--sort", action="append", default=[], metavar="CLASS=PATTERN", help=fit)
+    style.add_argument("--write", action="store_true", help="FOLDER: write its folders, or change them")
     style.add_argument("--main", type=int, default=0, metavar="N", help="main visuals")
     style.add_argument("--face", type=int, default=0, metavar="N", help="faces")
     style.add_argument("--full", type=int, default=0, metavar="N", help="full bodies")
@@ -40,11 +52,16 @@ def add_arguments(verbs: argparse._SubParsersAction) -> None:
     person.add_argument("--keep-repeats", action="store_true", help="with --steps: find the epochs instead")
     person.add_argument("--epochs", type=int, default=10, metavar="N", help="(10)")
     person.add_argument("--batch", type=int, default=1, metavar="N", help="(1)")
+    person.add_argument("--write", action="store_true", help="give the folders of the one project these repeats")
     person.add_argument("--json", action="store_true", help="print JSON")
     person.set_defaults(run=_person)
 
 
 def _style(args: argparse.Namespace) -> int:
+    if args.folder:
+        return _sorted(args)
+    if args.suggest or args.sort or args.write:
+        raise UserError("no folder is given", where="plan-style", remedy="Give the project's folder")
     values: dict[str, Any] = {"main": args.main, "face": args.face, "grey": args.grey, **_pairs("--class", args.more)}
     if args.full:
         values["full"] = args.full
@@ -67,6 +84,50 @@ def _style(args: argparse.Namespace) -> int:
     return DONE
 
 
+def _sorted(args: argparse.Namespace) -> int:
+    """Sort the pictures of a project, show the plan, write the folders."""
+    project = projects.open_project(args.folder).project
+    assert project is not None
+    sorting = style_sort.load(project)
+    own = _pairs("--repeats", args.repeats)
+    flags = {"flipped": not args.no_flipped, "colour": not args.grey_style, "tolerance": args.tolerance}
+    sorting = replace(sorting, **flags, repeats=own or sorting.repeats, style=args.name or sorting.style)
+    if args.suggest:
+        detect = faces.detector(args.detector, args.models).detect if args.detector else None
+        sorting = style_sort.look_through(project, sorting, detect)
+    for text in args.sort:
+        sorting = _put(project, sorting, text)
+    style_sort.save(project, sorting)
+    found = style_sort.items(project, sorting)
+    made = style_sort.planned(found, sorting)
+    written = style_sort.write(project, sorting) if args.write else None
+    if args.json:
+        told = {"pictures": [item.as_dict() for item in found], "plan": made and made.as_dict()}
+        print(json.dumps({**told, "written": written and written.as_dict()}, indent=2, ensure_ascii=False))
+        return DONE
+    missing = sum(not item.name for item in found)
+    for line in [*(_style_lines(made) if made else []), *([f"{missing} pictures in no class yet"] if missing else [])]:
+        print(line)
+    if written:
+        print(
+            f"written: {written.copied} copied, {written.moved} moved, {written.aside} put aside, {written.kept} kept"
+        )
+        print("`project undo` takes it back")
+    return DONE
+
+
+def _put(project: Project, sorting: Sorting, text: str) -> Sorting:
+    name, _, pattern = text.partition("=")
+    if not name or not pattern:
+        raise UserError(f"{text!r} is no CLASS=PATTERN", where="--sort", remedy="Write it as face=close*.png")
+    keys = [i.key for i in style_sort.items(project, sorting) if fnmatch(i.path.name, pattern)]
+    if not keys:
+        raise UserError(f"no picture is called {pattern!r}", where="--sort", remedy="Look at the names")
+    more = () if name in sorting.all_classes else (person_plan.clean(name),)
+    chosen = {**sorting.chosen, **dict.fromkeys(keys, name)}
+    return replace(sorting, classes=(*sorting.classes, *more), chosen=chosen)
+
+
 def _style_lines(made: StylePlan) -> list[str]:
     rows = [[one.folder, one.pictures, one.files, one.uses] for one in made.classes]
     lines = table(["folder", "pictures", "files", "uses"], rows)
@@ -80,7 +141,10 @@ def _style_lines(made: StylePlan) -> list[str]:
 
 
 def _person(args: argparse.Namespace) -> int:
-    if len(args.concepts) == 1 and Path(args.concepts[0]).is_dir():
+    project = projects.open_project(args.concepts[0]).project if args.write else None
+    if project:
+        parts = person_folders.parts_of(project)
+    elif len(args.concepts) == 1 and Path(args.concepts[0]).is_dir():
         parts = person_plan.of_dataset(scan(args.concepts[0]))
     else:
         parts = [_part(text) for text in args.concepts]
@@ -95,6 +159,12 @@ def _person(args: argparse.Namespace) -> int:
         return DONE
     for line in _person_lines(made):
         print(line)
+    if project:
+        done = person_folders.apply(project, made)
+        for before, after in done.renamed:
+            print(f"renamed: {before} to {after}")
+        for name in done.copied:
+            print(f"copied: {name}")
     return DONE
 
 

@@ -169,12 +169,12 @@ def make(folder: str | Path) -> Opened:
     if opened.project is not None:
         missing = [part for part in PARTS if not _part(opened.project, part).is_dir()]
         _fill(opened.project.root)
-        return replace(opened, said=(*opened.said, *([f"added: {', '.join(missing)}"] if missing else [])))
+        return replace(opened, said=(*opened.said, *([f"Added: {', '.join(missing)}"] if missing else [])))
     if opened.kind == "empty":
         return replace(opened, kind="project", project=_fill(path))
     beside = _beside(path)
     project = _fill(beside)
-    said = f"the project {shown(beside.name)} is made beside {shown(path.name)}"
+    said = f"The project {shown(beside.name)} is made beside {shown(path.name)}"
     return replace(opened, project=project, said=(said, *add(project, path)))
 
 
@@ -201,8 +201,8 @@ def add(project: Project, folder: str | Path) -> tuple[str, ...]:
         _hold(project, "sources", [str(source) for source in (*project.sources(), path)])
     counts = ", ".join(f"{shown(c.folder.name)} ({len(c.pictures)})" for c in found if c.pictures)
     plain = [shown(c.folder.name) for c in found if c.pictures and c.repeats is None]
-    said = [f"used where they are, nothing is copied: {counts}"]
-    return (*said, *([f"no repeats in the name, so once an epoch: {', '.join(plain)}"] if plain else []))
+    said = [f"Used where they are, nothing is copied: {counts}"]
+    return (*said, *([f"No repeats in the name, so once an epoch: {', '.join(plain)}"] if plain else []))
 
 
 def drop(project: Project, folder: str | Path) -> None:

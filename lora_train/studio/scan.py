@@ -192,22 +192,22 @@ class Report:
         """What the user should look at, in sentences."""
         n = self.counts()
         said = [
-            (n["broken"], f"{n['broken']} pictures can't be used"),
-            (n["duplicates"], f"{n['duplicates']} pictures are there twice or more often, byte for byte"),
-            (n["similar_groups"], f"{n['similar_groups']} groups of pictures look alike"),
-            (n["tiny"], f"{n['tiny']} pictures are shorter than {TINY} pixels"),
+            (n["broken"], f"{_some(n['broken'])} can't be used"),
+            (n["duplicates"], f"{_some(n['duplicates'])} too many: the same as another one, byte for byte"),
+            (n["similar_groups"], f"{_some(n['similar_groups'], 'group')} of pictures that look alike"),
+            (n["tiny"], f"{_some(n['tiny'])} shorter than {TINY} pixels"),
             (
                 n["small"] - n["tiny"],
-                f"{n['small'] - n['tiny']} more are shorter than {SMALL} pixels, and are enlarged",
+                f"{_some(n['small'] - n['tiny'])} shorter than {SMALL} pixels: enlarged in training",
             ),
-            (n["huge"], f"{n['huge']} pictures are longer than {HUGE} pixels: split them, or cut out what matters"),
-            (n["blurred"], f"{n['blurred']} pictures may be blurred"),
-            (n["unread"], f"{n['unread']} files are of formats that aren't read; save them as PNG"),
-            (n["unreadable"], f"{n['unreadable']} folders can't be read"),
-            (n["junk"], f"{n['junk']} files are left behind by systems or archives, and aren't used"),
+            (n["huge"], f"{_some(n['huge'])} longer than {HUGE} pixels: split them, or cut out what matters"),
+            (n["blurred"], f"{_some(n['blurred'])} may be blurred"),
+            (n["unread"], f"{_some(n['unread'], 'file')} of a format that isn't read: save as PNG"),
+            (n["unreadable"], f"{_some(n['unreadable'], 'folder')} can't be read"),
+            (n["junk"], f"{_some(n['junk'], 'file')} left behind by systems or archives, not used"),
             (
                 n["grey"] > n["colour"],
-                f"{n['grey']} pictures are black and white and only {n['colour']} in colour: for coloured results, "
+                f"{_some(n['grey'])} black and white and only {n['colour']:,} in colour: for coloured results, "
                 "black-and-white pictures must not outnumber the others",
             ),
         ]
@@ -491,6 +491,10 @@ def _remembered(cache: Path | None) -> dict[str, Seen]:
 def _remember(cache: Path, pictures: Sequence[Seen]) -> None:
     held = {"version": _VERSION, "fields": [f.name for f in fields(Seen)], "pictures": [astuple(p) for p in pictures]}
     write_text(cache, json.dumps(held, separators=(",", ":")))
+
+
+def _some(number: int, thing: str = "picture") -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def _hex(picture: Seen) -> str | None:

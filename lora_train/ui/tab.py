@@ -11,7 +11,7 @@ from . import fields
 from .compat import step_of, unsaved
 from .installer import INSTALLER
 from .labels import PREFIX
-from .panels import blocks, captions, grid, header, pictures, training
+from .panels import blocks, captions, grid, header, pictures, plans, training
 from .panels.form import Form
 
 TITLE = "Train LoRA"
@@ -48,6 +48,7 @@ def fill(manager: Manager) -> Form:
     views, again = [of_pictures.view], [of_pictures.again]
     training.connect(of_training, manager, form, views, again)
     grid.connect(of_grid, manager, form)
+    plans.build(form)
     return form
 
 

@@ -29,6 +29,13 @@ def board(boards: Boards) -> str:
     return boards.create("my board!", MIX)
 
 
+def opened(path: Path | None) -> Image.Image:
+    assert path
+    with Image.open(path) as picture:
+        picture.load()
+    return picture
+
+
 class Easel:
     """Draws a picture of one colour when it is let. `asked`: (prompt, seed, width, steps) of each."""
 
@@ -73,10 +80,10 @@ def test_a_try_is_kept_with_its_pictures_across_a_restart(boards: Boards, board:
     assert (kept["state"], kept["note"], kept["star"], kept["mix"]) == ("done", "good", True, MIX.as_dict())
     assert kept["pictures"] == [f"blocks/boards/{board}/pictures/1/{n}.png" for n in (0, 1)]
     for n, seed in enumerate((1, 2)):
-        picture = Image.open(again.picture(board, 1, f"{n}.png") or "")
+        picture = opened(again.picture(board, 1, f"{n}.png"))
         assert (picture.size, picture.getpixel((0, 0))) == ((64, 64), (seed, 0, 0))
         assert picture.info["parameters"] == ["one", "two"][n]
-        assert Image.open(again.picture(board, 1, f"{n}-small.jpg") or "").format == "JPEG"
+        assert opened(again.picture(board, 1, f"{n}-small.jpg")).format == "JPEG"
     assert again.overview()[0]["stars"] == 1
     assert easel.asked == [("cat", 1, 64, 20), ("cat", 2, 64, 20)]
 
@@ -88,7 +95,7 @@ def test_drafts_of_all_come_first(boards: Boards, board: str, easel: Easel) -> N
     asked(boards, trying, board, easel, ["", ""], mix, drafts=True)
     assert trying.wait(20)
     assert easel.asked == [("cat", 1, 64, 8), ("cat", 2, 64, 8), ("cat", 1, 128, 12), ("cat", 2, 128, 12)]
-    assert Image.open(boards.picture(board, 1, "0-draft.png") or "").size == (64, 64)
+    assert opened(boards.picture(board, 1, "0-draft.png")).size == (64, 64)
 
 
 def test_only_the_newest_is_drawn(boards: Boards, board: str, easel: Easel) -> None:
@@ -153,7 +160,7 @@ def test_a_picture_that_was_drawn_is_not_drawn_again(boards: Boards, board: str,
     two = asked(boards, trying, board, easel, ["k2", "k3"], more)
     assert trying.wait(20)
     assert easel.asked == [("cat", 3, 64, 20)]
-    assert Image.open(boards.picture(board, two.id, "0.png") or "").getpixel((0, 0)) == (2, 0, 0)
+    assert opened(boards.picture(board, two.id, "0.png")).getpixel((0, 0)) == (2, 0, 0)
 
 
 def test_removing_a_board_while_it_draws(boards: Boards, board: str, easel: Easel) -> None:

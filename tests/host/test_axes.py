@@ -17,6 +17,8 @@ from lora_train.errors import UserError
 from lora_train.host.webui import axes
 from lora_train.network.kohya import write_lora
 
+from . import lora_extension
+
 
 class AxisOption:
     """The plot's own, xyz_grid.py."""
@@ -93,7 +95,7 @@ def applied(option: Any, job: Job, value: Any, values: Sequence[Any]) -> Job:
 
 
 def test_they_are_there_once_however_often_the_ui_is_reloaded(webui: SimpleNamespace, plot: SimpleNamespace) -> None:
-    labels = ["Nothing", axes.EPOCH, axes.WEIGHT]
+    labels = ["Nothing", axes.EPOCH, axes.WEIGHT, axes.PRESET]
     assert [option.label for option in plot.axis_options] == labels
     axes.register()  # Classic keeps its list
     assert [option.label for option in plot.axis_options] == labels
@@ -176,7 +178,30 @@ def test_what_cannot_be_drawn_is_said_before(webui: SimpleNamespace, plot: Simpl
         cells(webui, plot, "a cat", (axes.EPOCH, ["dog-000001"]))
 
 
-def test_block_presets_where_lora_block_weight_is(webui: SimpleNamespace, plot: SimpleNamespace) -> None:
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own presets."""
+    monkeypatch.setattr("lora_train.blocks.presets.ROOT", tmp_path)
+    monkeypatch.setattr("lora_train.host.webui.host.WebUIHost.data_dir", lambda self: tmp_path)
+    text = f"MINE:{','.join(['0.25'] * 17)}\nXL:{','.join(['1'] * 12)}\nBROKEN:1,2,x{',1' * 14}\n"
+    (tmp_path / "block-presets.txt").write_text(text, encoding="utf-8")
+
+
+def test_block_presets_of_our_own(
+    webui: SimpleNamespace, plot: SimpleNamespace, own: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora_extension.install(monkeypatch, webui, "cat")
+    option = next(option for option in plot.axis_options if option.label == axes.PRESET)
+    assert {"MINE", "GP1", "ALL"} <= set(option.choices()) and "XL" not in option.choices()
+    assert cells(webui, plot, "<lora:cat:1>", (axes.PRESET, ["MINE"])) == [
+        f"<lora:cat:1:lbw={','.join(['0.25'] * 17)}>"
+    ]
+    for name, words in {"NOPE": "no preset 'NOPE'", "XL": "12 are for SDXL", "BROKEN": "can't be used"}.items():
+        with pytest.raises(UserError, match=words):
+            cells(webui, plot, "<lora:cat:1>", (axes.PRESET, ["ALL", name]))
+
+
+def test_block_presets_where_lora_block_weight_is(webui: SimpleNamespace, plot: SimpleNamespace, own: None) -> None:
     with_block_weight(webui)
     axes.register()
     running = SimpleNamespace(title=lambda: "LoRA Block Weight", args_from=1, args_to=3)
@@ -187,7 +212,7 @@ def test_block_presets_where_lora_block_weight_is(webui: SimpleNamespace, plot: 
     assert cells(webui, plot, "<lora:cat:0.3:lbw=X>", (axes.PRESET, ["ALL0.5"]), **job) == [
         f"<lora:cat:0.3:lbw={numbers}>"
     ]
-    with pytest.raises(UserError, match="no such preset"):
+    with pytest.raises(UserError, match="no preset 'NOPE'"):
         cells(webui, plot, "<lora:cat:1>", (axes.PRESET, ["NOPE"]), **job)
     for inactive in ({**job, "script_args": [0, "presets", False]}, {}):
         with pytest.raises(UserError, match="not active"):

@@ -142,6 +142,18 @@ def test_a_damaged_model_is_named_each_time(webui: SimpleNamespace, deepbooru: C
     assert all(tag(deepbooru, pictures))
 
 
+def test_a_damaged_model_that_forge_has_renamed(
+    webui: SimpleNamespace, deepbooru: Captioner, pictures: list[Path]
+) -> None:
+    [file] = (webui.folder / "torch_deepdanbooru").iterdir()
+    file.rename(f"{file}.corrupted")
+    with pytest.raises(
+        UserError, match=rf"renamed it to {file.name}\.corrupted\. Replace it by model-resnet"
+    ) as caught:
+        tag(deepbooru, pictures)
+    assert caught.value.where == str(file)
+
+
 def test_blips_other_parts_are_named(webui: SimpleNamespace, blip: Captioner, pictures: list[Path]) -> None:
     def fail(error: Exception) -> None:
         raise error

@@ -1,4 +1,4 @@
-"""One picture of a host: without a WebUI on a real narrow checkpoint, in a WebUI on stand-ins; tests/webui has real ones."""
+"""One picture of a host: without a WebUI on a narrow checkpoint, in a WebUI on stand-ins; tests/webui has real ones."""
 
 from __future__ import annotations
 

@@ -184,6 +184,16 @@ def test_the_trigger_is_named_where_the_folder_does_not_tell_it(clean: Path) -> 
     assert [f.kind for f in audit(open_table(clean))] == []
 
 
+def test_a_folder_of_another_trigger_is_a_hint(clean: Path) -> None:
+    for number in range(5):
+        write(clean / "5_dress", f"{number}", "dress, indoors")
+    found = audit(open_table(clean), trigger="hina")
+    assert [(f.kind, len(f.rows), f.hint) for f in found] == [("trigger", 5, True)]
+    write(clean / "5_dress", "0", "dress, hina, indoors")
+    found = audit(open_table(clean), trigger="hina")
+    assert [(f.kind, len(f.rows), f.hint) for f in found] == [("trigger", 4, False), ("trigger", 1, True)]
+
+
 def test_what_a_finding_proposes_mends_it(clean: Path) -> None:
     folder = clean / "10_hina woman"
     write(folder, "00", "Hina, 1girl, SOLO, smile, smile, beach".encode("utf-16"))

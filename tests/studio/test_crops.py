@@ -344,3 +344,23 @@ def test_photographs_become_a_set_that_can_be_trained_on(tmp_path):
     dataset = open_dataset(from_dict({**projects.training(opened.project), "resolution": 512})[0])
     assert {(p.width, p.height) for p in dataset.concepts[0].pictures} == {(512, 768)}
     assert dataset.images_with_repeats == 10 * len(pictures) and tree(PHOTOGRAPHS) == before
+
+
+def test_a_background_that_is_removed_becomes_transparent(project, tmp_path):
+    def left_half(picture: Image.Image) -> Image.Image:
+        kept = Image.new("L", picture.size, 0)
+        kept.paste(255, (0, 0, picture.width // 2, picture.height))
+        return kept
+
+    cut = Cut(put(tmp_path / "a.png", Image.new("RGB", (80, 40), "red")), "1_x")
+    rendered = crops.render(cut, Options(background="#0000ff", alpha="mask", remove=left_half))
+    assert rendered.picture.getpixel((5, 5)) == (255, 0, 0) and rendered.picture.getpixel((75, 5)) == (0, 0, 255)
+    assert rendered.mask is not None and [rendered.mask.getpixel((x, 5)) for x in (5, 75)] == [255, 0]
+    assert crops.render(cut, Options(alpha="keep", remove=left_half)).picture.getpixel((75, 5))[3] == 0
+
+
+def test_a_wrong_folder_is_named_where_it_was_given(project, tmp_path):
+    cut = Cut(put(tmp_path / "a.png"), "../x")
+    with pytest.raises(UserError) as wrong:
+        crops.make(project, [cut])
+    assert wrong.value.where == "into" and "10_hina" in wrong.value.remedy

@@ -42,7 +42,7 @@ def test_a_project_of_kohya_s_gets_what_it_lacks(tmp_path):
     (tmp_path / "p" / "model").mkdir()
     opened = projects.make(tmp_path / "p")
     assert opened.kind == "project" and opened.project.image.name == "img"
-    assert opened.said == ("added: models, log, reg",)
+    assert opened.said == ("Added: models, log, reg",)
     assert not (tmp_path / "p" / "image").exists()
 
 

@@ -216,3 +216,16 @@ def test_photographs_are_sharp_coloured_and_different():
     counts = scan(DATA).counts()
     assert counts["usable"] == counts["pictures"] >= 15
     assert (counts["blurred"], counts["grey"], counts["duplicates"]) == (0, 0, 0)
+
+
+def test_findings_by_name_are_what_the_report_says(planted):
+    report = scan(planted)
+    findings = report.findings
+    assert findings["10_a/tiny.png"][0] == "tiny" and "small" not in findings["10_a/tiny.png"]
+    assert "twice" in findings["10_a/copy.jpg"] and "broken" in findings["10_a/cut.jpg"]
+    assert "turned" in findings["10_a/turned.jpg"] and "transparent" in findings["10_a/clear.png"]
+    for finding, found in (("huge", report.huge()), ("blurred", report.blurred()), ("grey", report.grey())):
+        assert {name for name, given in findings.items() if finding in given} == set(names(found))
+    assert set().union(*findings.values()) <= set(module.FINDINGS)
+    first, second = (report.places[name] for name in ("10_a/00.jpg", "10_a/copy.jpg"))
+    assert first[0] == second[0] and report.by_name["10_a/00.jpg"].width == 600

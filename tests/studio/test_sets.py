@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -136,19 +137,31 @@ def test_every_wrong_field_is_named(project: Project) -> None:
     assert sets.known(project) == []
 
 
-def test_it_is_drawn_on_a_checkpoint(project: Project, tmp_path: Path) -> None:
+def test_it_is_drawn_on_a_checkpoint_by_the_command_line(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The embedded checkpoint, or a narrow one of random weights."""
     pytest.importorskip("diffusers")
-    from lora_train.host.base import Shot
-    from lora_train.host.standalone import StandaloneHost
+    from lora_train.cli import main
     from lora_train.paths import MINI_CHECKPOINT
     from tests.support import checkpoint
 
     file = MINI_CHECKPOINT if MINI_CHECKPOINT.is_file() else checkpoint(tmp_path / "narrow.safetensors")
-    host = StandaloneHost(file, tmp_path / "loras", tmp_path / "data")
-    order = sets.begin(project, sets.regularisation("thing", ["a smile"], 2, width=64, height=80, steps=1))
-    made = sets.go_on(project, order.id, lambda shot, off: host.render(Shot(**shot), off))
-    assert made.whole
-    pictures = sorted(project.reg.rglob("*.png"))
-    assert [loaded(path).size for path in pictures] == [(64, 80)] * 2
-    assert len({path.read_bytes() for path in pictures}) == 2
+    common = ["make-set", str(project.root), "--checkpoint", str(file)]
+    wanted = ["--name", "thing", "--prompt", "a {smile|hat}", "--count", "3", "--side", "64", "--steps", "1"]
+    assert main([*common, *wanted]) == 0
+    pictures = sorted((project.reg / "1_thing").glob("*.png"))
+    assert [loaded(path).size for path in pictures] == [(64, 64)] * 3
+    assert len({path.read_bytes() for path in pictures}) == 3
+    first = pictures[0].read_bytes()
+    pictures[0].unlink()
+    assert main([*common, "--go-on", "set1"]) == 0
+    assert loaded(pictures[0]).tobytes() == loaded_bytes(first)
+    assert main([*common, "--list"]) == 0
+    assert "set1: 3 of 3 pictures in reg/1_thing" in capsys.readouterr().out
+    assert main([*common, "--name", "", "--prompt", "x"]) == 2
+
+
+def loaded_bytes(data: bytes) -> bytes:
+    with Image.open(io.BytesIO(data)) as picture:
+        return picture.tobytes()

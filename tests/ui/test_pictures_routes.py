@@ -125,7 +125,11 @@ def test_cuts_go_into_folders_of_the_project_and_are_taken_back(client, project,
     before, root = tree(folder), folder.parent / "set project"
     picture, at = id_of(client, project, "a.png"), f"{AT}/{project['id']}"
     proposed = client.post(f"{at}/boxes", json={"picture": picture, "way": {"name": "centre", "shape": "1:1"}}).json()
-    assert (proposed["width"], proposed["height"], proposed["boxes"]) == (96, 64, [{"box": [16, 0, 64, 64], "suffix": ""}])
+    assert (proposed["width"], proposed["height"], proposed["boxes"]) == (
+        96,
+        64,
+        [{"box": [16, 0, 64, 64], "suffix": ""}],
+    )
     options = {"side": 64, "upscaler": "Lanczos"}
     seen = client.post(f"{at}/preview", json={"picture": picture, "box": [0, 0, 32, 32], "options": options}).json()
     assert (seen["width"], seen["height"], seen["factor"]) == (64, 64, 2.0)
@@ -153,7 +157,12 @@ def test_many_are_cut_the_same_way_and_what_fails_is_told(client, project, folde
     made = done(client.post(f"{at}/cut", json=body))
     assert (made["result"]["made"], made["result"]["problems"]) == (3, 1)
     assert "d.png" in made["warnings"][0]
-    for wrong in ({"into": "../x"}, {"way": {"name": "x"}}, {"way": {"name": "focal", "shape": "0:1"}}, {"pictures": []}):
+    for wrong in (
+        {"into": "../x"},
+        {"way": {"name": "x"}},
+        {"way": {"name": "focal", "shape": "0:1"}},
+        {"pictures": []},
+    ):
         assert client.post(f"{at}/cut", json={**body, **wrong}).status_code == 422
     assert client.post(f"{at}/cut", json={**body, "pictures": ["0" * 16]}).status_code == 404
     for wrong in ({"side": 1}, {"background": "no"}, {"alpha": "x"}, {"upscaler": "x"}, {"more": 1}):

@@ -45,7 +45,7 @@ def _options(make: Callable[..., Any]) -> list[Any]:
     epoch = make(EPOCH, str, set_epoch, format_value=_epoch_label, confirm=expand, cost=0.3, choices=choices)
     weight = make(WEIGHT, float, set_weight, format_value=lambda p, option, x: f"weight {x:g}")
     preset = make(PRESET, str, set_preset, format_value=lambda p, option, x: x, confirm=check_presets, choices=_presets)
-    return [epoch, weight, *([preset] if prompts.block_weight_is_there() or live.extension() is not None else [])]
+    return [epoch, weight, preset]
 
 
 def choices() -> list[str]:

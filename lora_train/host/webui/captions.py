@@ -23,6 +23,8 @@ _TURN = 5.0
 """Seconds that drawing waits at most, plus one batch."""
 _MEAN, _SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _TOKENIZER = "bert-base-uncased"
+_ASIDE = ".corrupted"
+"""What Forge adds to the name of a file that it can't read."""
 _Read = tuple[Path, "Image.Image | UserError"]
 
 
@@ -114,7 +116,11 @@ class _Captioner:
         if isinstance(error, ImportError):
             remedy = "Start the WebUI once without --skip-prepare-environment, so that it installs all of its parts"
             return UserError(f"{self.title}'s code isn't there ({error})", where=self.title, remedy=remedy)
+        replace = f"Replace it by {file} from {self._download}"
         if not self._files():
+            if aside := sorted(self._place().rglob(f"*{self._suffix}{_ASIDE}")):
+                what = f"{self.title}'s model is damaged; the WebUI has renamed it to {aside[0].name}"
+                return UserError(what, where=str(aside[0]).removesuffix(_ASIDE), remedy=replace)
             what = f"{self.title}'s model isn't there and can't be downloaded"
             return UserError(what, where=self._place(), remedy=f"Put {file} there, from {self._download}")
         if _TOKENIZER in str(error):
@@ -123,7 +129,7 @@ class _Captioner:
         # The WebUI's own torch.load returns None for a file that is no checkpoint or that it doesn't trust.
         reason = "it is damaged or another" if isinstance(error, (TypeError, AttributeError)) else str(error)
         what = f"{self.title}'s model can't be loaded: {reason}"
-        return UserError(what, where=self._files()[0], remedy=f"Replace it by {file} from {self._download}")
+        return UserError(what, where=self._files()[0], remedy=replace)
 
     def _is_loaded(self) -> bool:
         raise NotImplementedError

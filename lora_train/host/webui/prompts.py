@@ -6,14 +6,18 @@ the picture's text, and come back from there.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ...blocks.families import FAMILIES, weights_by_block
+from ...blocks.layout import family_of_file
 from ...blocks.lbw import INFOTEXT, Tag, has_weights, infotext, parse_prompt, restore
 from ...blocks.presets import BUILTIN, PresetFile, format_numbers, shared_store
 from ...errors import UserError
-from . import live
+from ..shot import Applied
+from . import live, temporary, xyz
 
 _BLOCK_WEIGHT = "lora_block_weight.py"
 _NETWORKS = ("lora", "lyco")
@@ -56,17 +60,18 @@ def script() -> type:
             weigh(p, told.get("extra_network_data") or {})
 
         def postprocess(self, p: Any, processed: Any, *args: Any) -> None:
-            if getattr(p, "train_lora_weighed", False):
-                live.plain()
+            tidy(p)
 
     return BlockWeights
 
 
 def check(p: Any) -> None:
     """Before a job draws: its text, and an error in place of a picture where weights can't be read."""
+    if live.extension() is None and not block_weight_is_there():
+        _bake_later(p)
     prompts = [*(p.all_prompts or ()), *(getattr(p, "all_hr_prompts", None) or ())]
     weighted = [prompt for prompt in dict.fromkeys(prompts) if has_weights(prompt)]
-    if not weighted or not _ours():
+    if not weighted or block_weight_is_there():
         return
     try:
         tags = [tag for prompt in weighted for tag in _tags(prompt, presets())]
@@ -82,7 +87,7 @@ def weigh(p: Any, data: Mapping[str, Sequence[Any]]) -> None:
     data: its arguments, by network. They get the numbers in the place of presets' names, so that the WebUI doesn't take
     the text states of other numbers for the same.
     """
-    if not any(map(_has_weights, _arguments(data))) or not _ours():
+    if not any(map(_has_weights, _arguments(data))) or block_weight_is_there() or live.extension() is None:
         return
     try:
         file = presets()
@@ -93,6 +98,13 @@ def weigh(p: Any, data: Mapping[str, Sequence[Any]]) -> None:
     except Exception as error:  # noqa: BLE001 (the WebUI would write it on its console, and draw)
         _refuse(p, error)
     p.train_lora_weighed = True
+
+
+def tidy(p: Any) -> None:
+    """After a job."""
+    if getattr(p, "train_lora_weighed", False):
+        live.plain()
+        temporary.clear()
 
 
 def pasted(text: str, params: dict[str, Any]) -> None:
@@ -118,14 +130,10 @@ def _keep(p: Any, tags: list[Tag]) -> None:
         p.extra_generation_params.setdefault(INFOTEXT, text)
 
 
-def _ours() -> bool:
-    return not block_weight_is_there() and live.extension() is not None
-
-
 def _tags(prompt: str, file: PresetFile) -> list[Tag]:
     """The tags with weights. Raises UserError."""
     family = live.family()
-    if family is None:
+    if family is None and live.extension() is not None:
         remedy = f"Leave lbw= out, or choose a checkpoint of {', '.join(FAMILIES)}"
         raise UserError("the blocks of this checkpoint are not known", where="lbw=", remedy=remedy)
     tags = parse_prompt(prompt, BUILTIN | file.presets, family, file.faults, only_weighted=True)
@@ -146,6 +154,44 @@ def _with_numbers(data: Mapping[str, Sequence[Any]], file: PresetFile) -> dict[s
         params.items = [numbers if _is_weights(item) else item for item in params.items]
         found[tag.name] = tag
     return found
+
+
+def _bake_later(p: Any) -> None:
+    """Where the WebUI's LoRAs can't be given weights, a file that has them is what it applies."""
+    stock = p.parse_extra_network_prompts
+
+    def parse() -> Any:
+        made = stock()
+        for name in ("extra_network_data", "hr_extra_network_data"):
+            _bake(p, getattr(p, name, None) or {})
+        return made
+
+    p.parse_extra_network_prompts = parse
+
+
+def _bake(p: Any, data: dict[str, list[Any]]) -> None:
+    """Put a baked file in the place of a prompt's LoRAs with weights. Raises UserError."""
+    if not any(map(_has_weights, _arguments(data))):
+        return
+    tags = _with_numbers(data, presets())
+    _keep(p, list(tags.values()))
+    p.train_lora_weighed = True
+    for name in _NETWORKS:
+        if name in data:
+            data[name] = [params for params in data[name] if not _has_weights(params)]
+    for made in temporary.baked([_applied(tag) for tag in tags.values()]):
+        from modules.extra_networks import ExtraNetworkParams
+
+        data.setdefault("lora", []).append(ExtraNetworkParams(items=[made.path.stem, "1"]))
+
+
+def _applied(tag: Tag) -> Applied:
+    networks = sys.modules.get("networks")
+    found = xyz._found(networks, tag.name) if networks else None
+    if found is None:
+        raise UserError("there is no such LoRA", where=f"prompt, {tag.name}", remedy="Refresh the list, or correct it")
+    family = family_of_file(found)
+    return Applied(Path(found), tag.te, tag.unet, weights_by_block(tag.numbers or (), family=family))
 
 
 def _give(tags: Mapping[str, Tag]) -> None:

@@ -24,31 +24,55 @@ def without_weights(loras: Sequence[Applied]) -> Iterator[list[Applied]]:
 
     Raises UserError as blocks.bake.
     """
-    kept = [lora for lora in loras if lora.is_plain]
-    weighted = [lora for lora in loras if not lora.is_plain]
-    sources = [source for source in map(_source, weighted) if any(source.weights.values())]
+    clear()
+    try:
+        yield [*(lora for lora in loras if lora.is_plain), *baked([lora for lora in loras if not lora.is_plain])]
+    finally:
+        clear()
+
+
+def baked(loras: Sequence[Applied]) -> list[Applied]:
+    """A file that acts as these together, in the WebUI's LoRA folder until `clear`; none where nothing is left of them.
+
+    Raises UserError as blocks.bake.
+    """
+    sources = [source for source in map(_source, loras) if any(source.weights.values())]
     if not sources:
-        yield kept
-        return
+        return []
     from .host import WebUIHost
 
-    host = WebUIHost()
-    folder = host.lora_dir() / _FOLDER
-    _clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    out = folder / f"train-lora-{_digest(sources)}.safetensors"
-    checkpoint = host.checkpoint()
+    _folder().mkdir(parents=True, exist_ok=True)
+    out = _folder() / f"train-lora-{_digest(sources)}.safetensors"
+    if out.is_file():
+        return [Applied(out)]
+    limit = limit_of(None, None, _PRECISION)
+    checkpoint = WebUIHost().checkpoint()
     try:
-        try:
-            bake_sources(sources, out, limit_of(None, None, _PRECISION), _PRECISION)
-        except UserError:
-            if checkpoint is None or checkpoint.path.suffix != ".safetensors":
-                raise
-            bake_sources(sources, out, limit_of(None, None, _PRECISION), _PRECISION, against=checkpoint.path)
-        yield [*kept, Applied(out)]
-    finally:
-        _clear(folder)
-        _unlist(out.stem)
+        bake_sources(sources, out, limit, _PRECISION)
+    except UserError:
+        if checkpoint is None or checkpoint.path.suffix != ".safetensors":
+            raise
+        bake_sources(sources, out, limit, _PRECISION, against=checkpoint.path)  # DoRA and the like need it
+    return [Applied(out)]
+
+
+def clear() -> None:
+    """Take the files away, and those that an earlier process left behind."""
+    networks = sys.modules.get("networks")
+    for file in _folder().glob("train-lora-*"):
+        file.unlink(missing_ok=True)
+        for listed in ("available_networks", "available_network_aliases"):
+            entries = getattr(networks, listed, None)
+            if isinstance(entries, dict):
+                entries.pop(file.stem, None)
+    with contextlib.suppress(OSError):
+        _folder().rmdir()
+
+
+def _folder() -> Path:
+    from .host import WebUIHost
+
+    return WebUIHost().lora_dir() / _FOLDER
 
 
 def _source(lora: Applied) -> Source:
@@ -63,20 +87,3 @@ def _digest(sources: Sequence[Source]) -> str:
         file = source.path.stat()
         found.update(repr((str(source.path), file.st_mtime_ns, file.st_size, sorted(source.weights.items()))).encode())
     return found.hexdigest()[:16]
-
-
-def _clear(folder: Path) -> None:
-    """What an earlier process left behind goes too."""
-    for file in folder.glob("train-lora-*"):
-        file.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()
-
-
-def _unlist(name: str) -> None:
-    """The WebUI forgets the file."""
-    networks = sys.modules.get("networks")
-    for listed in ("available_networks", "available_network_aliases"):
-        entries = getattr(networks, listed, None)
-        if isinstance(entries, dict):
-            entries.pop(name, None)

@@ -20,6 +20,7 @@ from .captions import Captions
 from .files import Files
 from .grids import Grids
 from .jobs import Jobs
+from .measures import Measures
 from .merges import Merges
 from .openapi import document
 from .pictures import Pictures
@@ -52,7 +53,20 @@ def add(app: FastAPI, manager: Manager, login: FastAPI | None = None) -> None:
 
 def declared(manager: Manager) -> list[Route]:
     """All routes, openapi.json the last."""
-    parts = (Jobs, Grids, Plans, Merges, Blocks, Workbench, Captions, CaptionStudio, Pictures, PlanSets, Files)
+    parts = (
+        Jobs,
+        Grids,
+        Plans,
+        Merges,
+        Blocks,
+        Workbench,
+        Measures,
+        Captions,
+        CaptionStudio,
+        Pictures,
+        PlanSets,
+        Files,
+    )
     routes = [route for part in parts for route in part(manager).routes()] + TASKS.routes()
 
     def openapi(request: Request) -> dict[str, Any]:

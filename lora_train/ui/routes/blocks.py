@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, HTTPException
 
-from ...blocks import advice, sound
+from ...blocks import advice, norms, sound
 from ...blocks.bake import bake_sources, limit_of
 from ...blocks.board import Boards
 from ...blocks.families import COUNTS, FAMILIES, FOREIGN_COUNTS, OTHER, UNLISTED, topology, weights_by_block
@@ -35,7 +38,7 @@ from .tasks import TASKS, Task
 _BODY = Depends(guard.json_body)
 _MOST_RANK = 1 << 16
 _LIMITS = ("exact", "rank", "error")
-_TAG = re.compile(r"\s*<(?:lora|lyco):[^>]*>\s*,?")
+_TAG = re.compile(r"\s*<(?:lora|lyco):[^>]*>(?:\s*,)?")
 Progress = Callable[[int, int], None]
 
 
@@ -214,7 +217,7 @@ class Blocks:
         loras = [self._part(one, files, family) for one in pasted]
         head = text.partition("\nNegative prompt:")[0].partition("\nSteps:")[0]
         tagged = "<lora:" in text or "<lyco:" in text
-        return {"loras": loras, "prompt": _TAG.sub(" ", head).strip(" ,\n") if tagged else None}
+        return {"loras": loras, "prompt": _TAG.sub("", head).strip(" ,\n") if tagged else None}
 
     def text(self, body: Body = _BODY) -> dict[str, Any]:
         """numbers: a list's text for each LoRA of the mix, null for a hidden one."""
@@ -343,24 +346,21 @@ class Blocks:
         }
 
     def compare(self, body: Body = _BODY) -> dict[str, Any]:
-        """{"names": [a, b]}: of every block the norm in each, and the cosine between them."""
-        names = body.get("names")
-        Reader(body, ("names",)).check()
+        """{"names": [a, b]}: of every block the norm in each, and the cosine between them.
+
+        weights: strength times weight of each by block; with them `subtraction` says what b's do to a in each block.
+        """
+        Reader(body, ("names", "weights")).check()
+        names, weights = body.get("names"), body.get("weights")
         if not isinstance(names, list) or len(names) != 2 or not all(isinstance(one, str) for one in names):
             raise UserError("is not a list of two LoRAs", where="names", remedy="See openapi.json")
-        from ...blocks import norms
-
+        if weights is not None and (not isinstance(weights, list) or len(weights) != 2):
+            raise UserError("is not a list of two sets of weights", where="weights", remedy="See openapi.json")
         paths = [self._found(name) for name in names]
-        families = [sound.held(path).index.family for path in paths]
-        if families[0] != families[1]:
-            what = f"{names[0]} is for {families[0]}, and {names[1]} for {families[1]}"
-            raise UserError(what, where="names", remedy="Compare LoRAs for one kind of checkpoint")
-        return {
-            "names": names,
-            "family": families[0],
-            "norms": [norms.norms(path) for path in paths],
-            "cosine": norms.cosine(*paths),
-        }
+        told = _compared(tuple(map(sound.stamp, paths)), self._base_for(paths))
+        factors = [_factors(one) for one in weights or (None, None)]
+        judged = norms.subtraction(told["norms"][0], told["norms"][1], told["cosine"], *factors) if weights else []
+        return {"names": names, **told, "subtraction": [_finite(asdict(one)) for one in judged]}
 
     def bake(self, body: Body = _BODY) -> dict[str, Any]:
         """A task whose result is the report. limit: {"exact": true}, {"rank": N} or {"error": E}; preview_try:
@@ -468,6 +468,11 @@ class Blocks:
             raise HTTPException(404, "name a LoRA of the folder")
         return find_lora(name, self._lora_dir)
 
+    def _base_for(self, paths: list[Path]) -> Path | None:
+        """The host's checkpoint where one of the LoRAs can't be understood without."""
+        modules = [module for path in paths for module in sound.held(path).index.modules.values()]
+        return self._checkpoint("").path if any(module.needs_checkpoint for module in modules) else None
+
     def _sources(self, mix: Mix) -> list[Any]:
         found = self.find(mix)
         if not found:
@@ -522,6 +527,31 @@ class Blocks:
         if one.other is not None and weights is not None:
             weights[OTHER] = one.other
         return {"name": name, "te": one.te, "unet": one.unet, "weights": weights, "preset": one.preset, "hidden": False}
+
+
+@lru_cache(maxsize=32)
+def _compared(stamps: tuple[sound.Stamp, ...], base: Path | None) -> dict[str, Any]:
+    """Of two files as they are; the stamps name them."""
+    first, second = (Path(stamp[0]) for stamp in stamps)
+    return {
+        "family": sound.held(first).index.family,
+        "norms": [norms.norms(path, base) for path in (first, second)],
+        "cosine": norms.cosine(first, second, base),
+    }
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no infinity."""
+    return {name: None if value in (math.inf, -math.inf) else value for name, value in values.items()}
+
+
+def _factors(given: Any) -> dict[str, float] | None:
+    if given is None:
+        return None
+    right = isinstance(given, dict) and all(isinstance(one, (int, float)) for one in given.values())
+    if not right:
+        raise UserError("is not numbers by block", where="weights", remedy="See openapi.json")
+    return {str(block): float(value) for block, value in given.items()}
 
 
 def _family(name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -34,9 +35,11 @@ _AT_ONCE = 200
 """Captions that a request writes before it answers; more are a task."""
 _KEPT_TABLES, _KEPT_THUMBNAILS = 4, 1500
 _SIDES = (96, 192, 1024)
+_LOOK = 20.0
+"""Seconds for which a page, unlike what is written, may rest on the last look at the folder."""
 
 _lock = threading.Lock()
-_tables: OrderedDict[tuple[str, str], Table] = OrderedDict()
+_tables: OrderedDict[tuple[str, str], tuple[Table, float]] = OrderedDict()
 _thumbnails: OrderedDict[tuple[str, int, int, int], bytes] = OrderedDict()
 _decoders = threading.Semaphore(2)
 
@@ -82,18 +85,18 @@ class CaptionStudio:
         """As JPEG, kept by the browser as long as the picture is the same."""
         if side not in _SIDES:
             raise HTTPException(404, "there is no such size")
-        found = next((row.picture for row in self._table(folder, extension, True).rows if _id(row) == picture), None)
+        found = next((row.picture for row in self._table(folder, extension, _LOOK).rows if _id(row) == picture), None)
         if found is None or not found.is_file():
             raise HTTPException(404, "there is no such picture")
         headers = {"Cache-Control": "private, max-age=86400", "X-Content-Type-Options": "nosniff"}
         return Response(_small(found, picture, side), media_type="image/jpeg", headers=headers)
 
     def table(self, body: Body = _BODY) -> dict[str, Any]:
-        """{"folder", "extension", "filter", "offset", "limit"}: rows from `offset`, and what there is in all."""
-        given = Reader(body, ("folder", "extension", "filter", "offset", "limit"))
+        """{"folder", "extension", "filter", "offset", "limit", "fresh"}: rows from `offset`, and how many there are."""
+        given = Reader(body, ("folder", "extension", "filter", "offset", "limit", "fresh"))
         offset = given.whole("offset", 0, 10**7, 0)
         limit = given.whole("limit", 1, _MOST_ROWS, 50)
-        table, rows = self._chosen(given)
+        table, rows = self._chosen(given, 0.0 if given.flag("fresh") else _LOOK)
         own = table.own
         folders = Counter((row.folder, row.is_reg) for row in table.rows)
         return {
@@ -113,7 +116,7 @@ class CaptionStudio:
     def tags(self, body: Body = _BODY) -> dict[str, Any]:
         """{"folder", "extension", "filter"}: the most frequent of the captions that the filter leaves."""
         given = Reader(body, ("folder", "extension", "filter"))
-        table, rows = self._chosen(given)
+        table, rows = self._chosen(given, _LOOK)
         found = table.frequency(rows)
         return {"tags": found[:_MOST_TAGS], "different": len(found), "captions": len(rows)}
 
@@ -264,13 +267,13 @@ class CaptionStudio:
         table, rows = self._chosen(given)
         return table, captions.preview(table, chain, rows, seconds=limited.SECONDS)
 
-    def _chosen(self, given: Reader) -> tuple[Table, list[Row]]:
+    def _chosen(self, given: Reader, age: float = 0.0) -> tuple[Table, list[Row]]:
         """The set that a request names, and those of its rows that the filter leaves."""
         sent = given.table("filter") or {}
         folder, extension = _named(given)
         chosen = _filter(sent)
         names = chosen.pop("names")
-        table = self._table(folder, extension)
+        table = self._table(folder, extension, age)
         rows = table.select(**chosen)
         return table, rows if names is None else [row for row in rows if row.as_dict()["name"] in names]
 
@@ -283,17 +286,17 @@ class CaptionStudio:
             raise UserError("there is no such folder", where="folder", remedy="Name the folder of your pictures")
         return place
 
-    def _table(self, folder: str, extension: str, known: bool = False) -> Table:
-        """What has not changed since the last look isn't read again. known: take the last look where there is one."""
+    def _table(self, folder: str, extension: str, age: float = 0.0) -> Table:
+        """What has not changed since the last look isn't read again. age: seconds that a look may be old."""
         place = self._existing(folder)
         with _lock:
-            before = _tables.get((folder, extension))
-        if known and before is not None:
-            return before
-        table = captions.open_table(place, extension, before)
+            before, read = _tables.get((folder, extension), (None, 0.0))
+        now = time.monotonic()
+        young = before is not None and now - read < age
+        table = before if young and before is not None else captions.open_table(place, extension, before)
         self._within(table.root, *{row.picture.parent for row in table.rows})
         with _lock:
-            _tables[folder, extension] = table
+            _tables[folder, extension] = table, read if young else now
             _tables.move_to_end((folder, extension))
             while len(_tables) > _KEPT_TABLES:
                 _tables.popitem(last=False)

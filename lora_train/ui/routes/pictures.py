@@ -87,7 +87,7 @@ class Pictures:
     def projects(self) -> list[dict[str, Any]]:
         """The latest first."""
         found = [r for r in projects.recent(self._data) if r.there and self._may(r.project.root)]
-        return [{"id": r.project.id, "name": r.project.name, "folder": shown(str(r.project.root))} for r in found]
+        return [{"id": r.project.id, "name": r.project.name, "folder": _told(r.project.root)} for r in found]
 
     def project(self, project: str) -> dict[str, Any]:
         """Changes nothing."""
@@ -109,8 +109,8 @@ class Pictures:
         path = projects.existing(self._checked(wanted), "folder")
         listing = list_folder(path)
         above = path.parent if path.parent != path and self._may(path.parent) else None
-        inner = [{"name": shown(one.name), "folder": str(one)} for one in listing.folders if self._may(one)]
-        told = {"folder": str(path), "above": str(above) if above else None, "pictures": len(listing.pictures)}
+        inner = [{"name": shown(one.name), "folder": _told(one)} for one in listing.folders if self._may(one)]
+        told = {"folder": _told(path), "above": _told(above) if above else None, "pictures": len(listing.pictures)}
         return {**told, "folders": inner}
 
     def open(self, body: Body = _BODY) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class Pictures:
         added = masks.complete(found) if wanted else 0
         names = ("train_data_dir", "reg_data_dir", "dataset_config", "conditioning_data_dir")
         values = projects.training(found)
-        return {"fields": {name: values[name] for name in names}, "masks": wanted, "added": added}
+        return {"fields": {name: shown(values[name]) for name in names}, "masks": wanted, "added": added}
 
     # What is there
 
@@ -305,12 +305,14 @@ class Pictures:
                 task.done, task.total = done, total
 
             more, problems = self._cuts(paths, how, into, count, task) if paths else ([], [])
-            made = crops.make(found, [*cuts, *more], chosen, self._enlarge(upscaler), count, task.stop)
+            made = crops.make(found, [*cuts, *more], chosen, self._enlarge(upscaler), _behind(task), task.stop)
             for problem in (*problems, *made.problems):
                 _warn(task, str(problem))
             for note in made.notes:
                 _warn(task, note)
-            return {"project": found.id, "made": len(made.pictures), "problems": len(problems) + len(made.problems)}
+            wrong, folders = len(problems) + len(made.problems), {cut.picture.parent for cut in (*cuts, *more)}
+            origins = sorted(look.picture_id(folder) for folder in folders - {path.parent for path in made.pictures})
+            return {"project": found.id, "made": len(made.pictures), "problems": wrong, "from": origins}
 
         return {"task": TASKS.start("cut", f"cutting {len(cuts) + len(paths)} pictures", work)}
 
@@ -432,7 +434,7 @@ class Pictures:
         return {**self._described(opened.project), "said": list(opened.said)}
 
     def _known(self, project: Project | None) -> dict[str, Any] | None:
-        return {"id": project.id, "name": project.name, "folder": shown(str(project.root))} if project else None
+        return {"id": project.id, "name": project.name, "folder": _told(project.root)} if project else None
 
     def _described(self, project: Project) -> dict[str, Any]:
         concepts = [c for c in project.concepts() if self._may(c.folder)]
@@ -440,7 +442,7 @@ class Pictures:
         host = self._manager.host
         return {
             **(self._known(project) or {}),
-            "image": str(project.image),
+            "image": _told(project.image),
             "concepts": [_concept(project, c) for c in concepts],
             "pictures": sum(len(c.pictures) for c in concepts),
             "masked": masks.used(project),
@@ -636,14 +638,19 @@ def _name(project: Project, path: Path) -> str:
 
 
 def _said(opened: Opened) -> dict[str, Any]:
-    choices = [{"name": shown(path.name), "folder": str(path)} for path in opened.choices]
-    return {"kind": opened.kind, "folder": str(opened.folder), "said": list(opened.said), "choices": choices}
+    choices = [{"name": shown(path.name), "folder": _told(path)} for path in opened.choices]
+    return {"kind": opened.kind, "folder": _told(opened.folder), "said": list(opened.said), "choices": choices}
+
+
+def _told(path: Path) -> str:
+    return shown(str(path))
 
 
 def _concept(project: Project, concept: Concept) -> dict[str, Any]:
     return {
         "id": look.picture_id(concept.folder),
         "folder": shown(concept.folder.name),
+        "path": _told(concept.folder),
         "name": shown(concept.name),
         "repeats": concept.repeats,
         "pictures": len(concept.pictures),
@@ -695,6 +702,16 @@ def _decoded(text: str) -> Image.Image:
             return picture.convert("RGB").convert("L")
     except Exception as error:  # a decoder may raise anything over bad bytes
         raise UserError("is no PNG picture", where="png", remedy="Send the mask as PNG in base64") from error
+
+
+def _behind(task: Task) -> Callable[[int, int], None]:
+    """Counts on from what the task has done."""
+    before = task.done
+
+    def count(done: int, total: int) -> None:
+        task.done, task.total = before + done, before + total
+
+    return count
 
 
 def _warn(task: Task, text: str) -> None:

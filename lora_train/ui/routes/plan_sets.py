@@ -175,7 +175,7 @@ class PlanSets:
         prompts = _texts(body, "prompts")
         if kind == sets.BASE or not (caption is None or isinstance(caption, str)):
             raise UserError("is not right", where="kind" if kind == sets.BASE else "caption", remedy="See openapi.json")
-        title = {"checkpoint": checkpoint.title, "caption": caption}
+        title: dict[str, Any] = {"checkpoint": checkpoint.title, "caption": caption}
         order = sets.regularisation(name, prompts, count, repeats, kind=kind, **size, **title, **drawn)
         return self._draw(found, sets.begin(found, order))
 

@@ -10,7 +10,7 @@ from ...dataset.tagging import EXISTING, SORTS, TagOptions, Writing
 from ...grid.plan import DEFAULT_WEIGHTS, Grid
 from ...network.kohya import PRECISIONS
 from ...settings import schema
-from . import schemas_blocks, schemas_captions, schemas_pictures, schemas_sets
+from . import schemas_blocks, schemas_captions, schemas_measures, schemas_pictures, schemas_sets
 
 Schema = dict[str, Any]
 
@@ -54,6 +54,7 @@ def components() -> dict[str, Schema]:
         **schemas_pictures.components(),
         **schemas_sets.components(),
         **schemas_blocks.components(),
+        **schemas_measures.components(),
     }
 
 

@@ -85,7 +85,7 @@ def _requests() -> dict[str, Schema]:
             },
             ["symptom", "mix"],
         ),
-        "CompareLoras": _object({"names": _TEXTS}, ["names"]),
+        "CompareLoras": _object({"names": _TEXTS, "weights": _list(_NUMBERS)}, ["names"]),
         "BakeRequest": _object(
             {
                 "mix": mix,

@@ -56,7 +56,15 @@ def components() -> dict[str, Schema]:
         "CaptionSet": _object(of_set, ["folder"]),
         "CaptionFilter": _object(FILTER),
         "CaptionRow": _object(row),
-        "CaptionPageRequest": _object({**of_rows, "offset": _WHOLE, "limit": _WHOLE}, ["folder"]),
+        "CaptionPageRequest": _object(
+            {
+                **of_rows,
+                "offset": _WHOLE,
+                "limit": _WHOLE,
+                "fresh": {**_FLAG, "description": "Look at the files anew."},
+            },
+            ["folder"],
+        ),
         "CaptionPage": _object(
             {
                 **dict.fromkeys(("total", "matching", "missing", "unreadable", "offset"), _WHOLE),

@@ -1,0 +1,283 @@
+"""A measurement from its task to its result: what the child process does.
+
+A task is a JSON object, as jobs.measures or the command line makes it: kind, checkpoint, vae, mix [{name, path, te,
+unet, weights}], shot {prompt, …}, and by kind what `effects` and `tune` say. The result is measure.json in the folder
+`out`, with maps/BLOCK.png and maps/picture.png for effects.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from ..blocks.families import UNLISTED, flat_weights, numbers_of, topology, weights_by_block
+from ..blocks.presets import BUILTIN
+from ..dataset.pictures import Dataset
+from ..errors import UserError
+from ..events import Listener, event
+from ..files import replace_file, write_text
+from ..grid.run import placement
+from ..header import read_header
+from ..model.load import StableDiffusion, load_model
+from . import cases, effects, tune
+from .dials import Dials, Mixed
+from .heat import overlay
+
+RESULT, MAPS = "measure.json", "maps"
+Stop = Callable[[], bool]
+_SEEDS_PRESETS = ("GP1", "GP1_MORE", "HINA4", "ALL0.5")
+_COMPARED = 10  # presets in the table, at most
+_SMALL = 256 * 256  # pixels; up to here many go through the UNet at once
+_ROWS = 64  # noisy latents of each kind, about
+_GENERIC = (
+    "a photo of a man in a street",
+    "a landscape with mountains and a lake",
+    "portrait of a woman, studio light",
+    "a cat sleeping on a sofa",
+    "a bowl of fruit on a table, still life",
+    "a city at night, rain, neon lights",
+    "1girl, solo, school uniform, outdoors",
+    "1boy, solo, armor, forest",
+)
+"""Where neither prompts nor a trigger are known."""
+
+
+def run(task: Mapping[str, Any], out: Path, emit: Listener, stop: Stop) -> bool:
+    """Do a task; whether it was done, not stopped. Raises UserError."""
+    began = time.monotonic()
+    kinds = {"effects": _effects, "tune": _tune}
+    if task.get("kind") not in kinds:
+        raise UserError(f"{task.get('kind')!r} can't be measured", where="kind", remedy=f"Choose {' or '.join(kinds)}")
+    out.mkdir(parents=True, exist_ok=True)
+    emit(event("stage", text=f"loading {Path(task['checkpoint']).name}"))
+    model = load_model(task["checkpoint"], *_placement(task["kind"]), task.get("vae"))
+    try:
+        found = kinds[task["kind"]](model, task, out, _Telling(emit), stop)
+    except effects.Stopped:
+        emit(event("stopped", path=None, steps=0, seconds=round(time.monotonic() - began, 1)))
+        return False
+    seconds = round(time.monotonic() - began, 1)
+    known = {name: task[name] for name in ("kind", "mix", "shot")}
+    write_text(out / RESULT, json.dumps({**known, "seconds": seconds, **found}, indent=1, ensure_ascii=False))
+    emit(event("done", path=str(out / RESULT), steps=0, seconds=seconds))
+    return True
+
+
+def _placement(kind: str) -> tuple[Any, str]:
+    """As for drawing; gradients want the exponents that half precision hasn't."""
+    import torch
+
+    dtype, device = placement()
+    if kind == "tune" and device == "cuda":
+        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return dtype, device
+
+
+class _Telling:
+    """Progress as events, with the time that is left."""
+
+    def __init__(self, emit: Listener) -> None:
+        self.emit, self._last = emit, 0.0
+        self._stage, self._began = "", time.monotonic()
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        now = time.monotonic()
+        if what.split()[0] != self._stage:
+            self._stage, self._began = what.split()[0], now
+        elif done < total and now - self._last < 0.2:
+            return
+        self._last = now
+        eta = round((now - self._began) / done * (total - done), 1) if done else None
+        self.emit(event("measuring", done=done, total=total, what=what, eta=eta))
+
+
+# Effects
+
+
+def _effects(model: StableDiffusion, task: Mapping[str, Any], out: Path, tell: _Telling, stop: Stop) -> dict[str, Any]:
+    shot = task["shot"]
+    run = effects.Run(
+        **{name: shot[name] for name in ("prompt", "negative_prompt", "seeds", "steps", "cfg_scale", "sampler")},
+        **{name: shot[name] for name in ("width", "height", "clip_skip")},
+        prediction_type="v_prediction" if _is_v(Path(task["mix"][0]["path"])) else "epsilon",
+    )
+    mix, weights = _mix(task)
+    timesteps = task.get("timesteps") or effects.TIMESTEPS
+    each = bool(task.get("each", False))
+    found = effects.measure(model, mix, weights, run, timesteps=timesteps, each=each, progress=tell, stop=stop)
+    (out / MAPS).mkdir(exist_ok=True)
+    values = found.values()
+    for one, told in zip(found.effects, [*values["blocks"], *values["by_lora"]], strict=True):
+        name = f"{one.block}.png" if one.lora is None else f"{one.block}-{one.lora + 1}.png"
+        _save(overlay(one.field, run.width, run.height), out / MAPS / name)
+        told["map"] = name
+    _save(found.pictures[0], out / MAPS / "picture.png")
+    return {**values, "picture": "picture.png"}
+
+
+def _save(picture: Any, path: Path) -> None:
+    with replace_file(path) as temporary:
+        picture.save(temporary, "PNG")
+
+
+# Tuning
+
+
+def _tune(model: StableDiffusion, task: Mapping[str, Any], out: Path, tell: _Telling, stop: Stop) -> dict[str, Any]:
+    mix, start = _mix(task)
+    goals, apart, about = _goals(model, task, mix, tell, stop)
+    known = {one.name: task[one.name] for one in fields(tune.Options) if task.get(one.name) is not None}
+    options = tune.Options(**known)
+    dials = Dials(model, mix)
+    try:
+        if model.device.type == "cuda":
+            model.unet.enable_gradient_checkpointing()
+            model.unet.train()
+        tuned = tune.tune(goals, dials, start, options, progress=tell, stop=stop)
+        model.unet.eval()
+        rows = _rows(task, start, tuned.weights, dials.family)
+        scores = []
+        for n, (name, weights) in enumerate(rows):
+            tell(n, len(rows), f"comparing {name}")
+            scores.append(apart.score(dials, name, weights, stop))
+    finally:
+        dials.remove()
+    nothing, flat = scores[0], scores[1]
+    return {
+        **about,
+        "options": asdict(options),
+        "weights": tuned.weights,
+        "presets": _presets(task, tuned.weights, dials),
+        "table": tune.table(scores, nothing, flat),
+        "history": tuned.history,
+    }
+
+
+def _goals(
+    model: StableDiffusion, task: Mapping[str, Any], mix: Sequence[Mixed], tell: _Telling, stop: Stop
+) -> tuple[tune.Goals, tune.Goals, dict[str, Any]]:
+    """What to tune on, what to compare on, and what is to be told of both."""
+    shot, seed = task["shot"], int(task.get("seed", 1))
+    side = int(task.get("resolution") or _resolution(mix[0].path) or 512)
+    at_once = 8 if max(side * side, shot["width"] * shot["height"]) <= _SMALL else 2
+    rows = int(task.get("rows", _ROWS))
+    how = cases.How(
+        shot["negative_prompt"],
+        shot["cfg_scale"],
+        shot["clip_skip"],
+        size=(shot["width"], shot["height"]),
+        v_prediction=_is_v(mix[0].path),
+    )
+    tell.emit(event("stage", text="reading the pictures"))
+    first, held_out, settings = cases.open_pictures(task["pictures"], side, rows, seed, at_once)
+    captions = [use.picture.caption for part in (first, held_out) if part for use in part.uses()]
+    trigger = task.get("trigger") or _trigger(captions)
+    prompts = list(task.get("prompts") or ()) or _without_trigger(captions, trigger) or list(_GENERIC)
+    own = [shot["prompt"]] if shot["prompt"].strip() else [trigger] if trigger else []
+    share = max(1, len(prompts) // 3) if len(prompts) > 2 else 0
+    emphasis = float(task.get("emphasis") or tune.Options.emphasis)
+
+    def warn(text: str) -> None:
+        tell.emit(event("warning", text=text))
+
+    def goals(dataset: Dataset, neutral: Sequence[str], seed: int, what: str) -> tune.Goals:
+        batches = cases.batches(
+            model,
+            dataset,
+            settings,
+            progress=lambda n, of: tell(n, of, f"encoding the pictures {what}"),
+            stop=stop,
+            warn=warn,
+        )
+        pictures = sum(len(batch.captions) for batch in batches)
+        rounds = max(2, round(rows / pictures))
+        tell(0, 1, f"noising the pictures {what}")
+        subject = cases.noised(model, batches, how, rounds, seed, own)
+        drawn = cases.steps_of_runs(
+            model,
+            neutral,
+            how,
+            max(2, round(rows / len(neutral))),
+            seed,
+            at_once=at_once,
+            stop=stop,
+            on_run=lambda n, of: tell(n, of, f"drawing neutral prompts {what}"),
+        )
+        return tune.Goals(model, subject, drawn, how, emphasis)
+
+    tuning = goals(first, prompts[share:], seed, "to tune on")
+    comparing = goals(held_out or first, prompts[:share] or prompts, seed + 1, "to compare on")
+    return (
+        tuning,
+        comparing,
+        {
+            "pictures": {"tuned": first.picture_count, "compared": held_out.picture_count if held_out else 0},
+            "trigger": trigger,
+            "prompts": {"tuned": prompts[share:], "compared": prompts[:share] or prompts},
+        },
+    )
+
+
+def _rows(
+    task: Mapping[str, Any], start: tune.Numbers, tuned: tune.Numbers, family: str
+) -> list[tuple[str, tune.Numbers]]:
+    """What is compared: nothing, 1 everywhere, what the mix had, presets, what was tuned."""
+    flat, count = flat_weights(family), len(start)
+    rows: list[tuple[str, tune.Numbers]] = [("without", [{}] * count), ("1 everywhere", [flat] * count)]
+    rows += [(f"{x} everywhere", [dict.fromkeys(flat, x)] * count) for x in (0.8, 1.2)]
+    if start != [flat] * count:
+        rows.append(("as it was", start))
+    known = {**BUILTIN, **(task.get("presets") or {})}
+    chosen = [name for name in _SEEDS_PRESETS if name in known]
+    chosen += [name for name in known if name not in BUILTIN and name != task.get("name")][: _COMPARED - len(chosen)]
+    for name in chosen:
+        if len(known[name]) in topology(family).by_count:
+            rows.append((name, [weights_by_block(known[name], family=family)] * count))
+    return [*rows, (str(task.get("name") or "tuned"), tuned)]
+
+
+def _presets(task: Mapping[str, Any], tuned: tune.Numbers, dials: Dials) -> list[dict[str, Any]]:
+    """One a LoRA. Blocks that it lacks, and that a short list doesn't name, don't matter and get 0."""
+    name = str(task.get("name") or "tuned")
+    found = []
+    for n, (weights, present) in enumerate(zip(tuned, dials.present, strict=True)):
+        short = topology(dials.family).attention
+        its = {b: w if b in present or b in short else UNLISTED for b, w in weights.items()}
+        numbers = [round(x, 2) for x in numbers_of(its, dials.family)]
+        found.append({"name": name if not n else f"{name}-{n + 1}", "lora": task["mix"][n]["name"], "numbers": numbers})
+    return found
+
+
+def _trigger(captions: Sequence[str]) -> str:
+    """The tag that all captions begin with; empty where there is none."""
+    tags = {caption.partition(",")[0].strip() for caption in captions}
+    return tags.pop() if len(tags) == 1 and len(captions) > 1 else ""
+
+
+def _without_trigger(captions: Sequence[str], trigger: str) -> list[str]:
+    """What else the captions say, each once; nothing where no trigger is known: they all name the subject then."""
+    if not trigger:
+        return []
+    kept = (", ".join(t for t in map(str.strip, c.split(",")) if t and t != trigger) for c in captions)
+    return list(dict.fromkeys(text for text in kept if text and trigger not in text))
+
+
+def _mix(task: Mapping[str, Any]) -> tuple[list[Mixed], list[dict[str, float]]]:
+    mix = [Mixed(Path(one["path"]), one["te"], one["unet"]) for one in task["mix"]]
+    return mix, [dict(one["weights"]) for one in task["mix"]]
+
+
+def _resolution(lora: Path) -> int | None:
+    """The side in pixels that a LoRA's metadata says it was trained at."""
+    sides = re.findall(r"\d+", read_header(lora, "LoRA").metadata.get("ss_resolution", ""))
+    return max(map(int, sides)) if sides else None
+
+
+def _is_v(lora: Path) -> bool:
+    """Whether a LoRA's metadata says that its checkpoint predicts v."""
+    return read_header(lora, "LoRA").metadata.get("modelspec.prediction_type") == "v"
