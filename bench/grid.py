@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 import urllib.request
@@ -136,6 +137,7 @@ def _webui(args: argparse.Namespace) -> list[tuple[float, float]]:
             action()
             taken[action] = clock() - start
         rounds.append((taken[together], taken[alone]))
+        print(f"round {number + 1}: {taken[together]:.2f} s, alone {taken[alone]:.2f} s", file=sys.stderr)
     return rounds
 
 

@@ -85,7 +85,7 @@
 
   // What is known of families, files and presets
 
-  const SHOT = { prompt: "", negative_prompt: "", seeds: [1], steps: 20, cfg_scale: 7, sampler: "Euler a", width: 512, height: 512, clip_skip: 1 };
+  const SHOT = { prompt: "", negative_prompt: "", seeds: [1], steps: 20, cfg_scale: 7, sampler: "Euler", width: 512, height: 512, clip_skip: 1 };
   const state = {
     families: null, files: null, presets: { file: "", shared: false, presets: [], faults: [] }, details: new Map(), failed: null,
     mix: { loras: [], shot: { ...SHOT } }, active: 0, locks: {}, origins: {}, wide: false, unlisted: 0, proposal: null, hover: null,

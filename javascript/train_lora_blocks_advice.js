@@ -76,7 +76,7 @@
     box.lines = make("ul", {});
     box.held = make("p", { class: "train-lora-hint" });
     box.amount = make("select", { "aria-label": t("How far each block is moved"), onchange: () => { amount = Number(box.amount.value); ask(open.symptom, open.step); } }, AMOUNTS.map((by) => make("option", { value: by, selected: by === amount }, `± ${by}`)));
-    box.apply = blocks.button(t("Apply and draw"), apply, { class: "train-lora-grid-button train-lora-grid-primary" });
+    box.apply = blocks.button(t("Apply and look"), apply, { class: "train-lora-grid-button train-lora-grid-primary" });
     box.next = blocks.button("", () => ask(open.symptom, open.applied ? open.told.next ?? open.step : open.told.next));
     box.again = blocks.button(t("The same once more"), () => ask(open.symptom, open.step));
     box.undo = blocks.button(t("Undo"), () => { blocks.undo(); close(); if (!blocks.boards.live) blocks.boards.tryNow(); });

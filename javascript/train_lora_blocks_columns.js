@@ -215,16 +215,15 @@
     const tool = (text, title, act) => blocks.button(text, act, { title, class: "train-lora-grid-button train-lora-blocks-tool" });
     const each = (label, act) => () => set(act(blocks.active().weights, inScope(), blocks.locked()), label);
     box.modes = make("span", { class: "train-lora-blocks-set", role: "group", "aria-label": t("How to draw") },
-      box.free = tool(t("Draw"), t("Draw across the columns"), () => { curve = null; blocks.redraw(); }),
+      box.free = tool(t("Freehand"), t("Draw across the columns"), () => { curve = null; blocks.redraw(); }),
       box.curve = tool(t("Curve"), t("A smooth curve through points: click to put one, drag to move it, Alt-click to take it away"), () => { curve = makeCurve(); blocks.redraw(); }));
     box.tools = make("span", { class: "train-lora-blocks-set", role: "group", "aria-label": t("Tools") },
-      tool("1", t("All to 1: the LoRA as it was trained"), each("1", (weights, chosenBlocks, locks) => rules.change(weights, chosenBlocks, () => 1, locks))),
-      tool("0", t("All to 0: nothing of the LoRA"), each("0", (weights, chosenBlocks, locks) => rules.change(weights, chosenBlocks, () => 0, locks))),
-      tool("× 0.9", t("A tenth weaker"), each("× 0.9", (weights, chosenBlocks, locks) => rules.scale(weights, chosenBlocks, 0.9, 0, locks))),
-      tool("× 1.1", t("A tenth stronger"), each("× 1.1", (weights, chosenBlocks, locks) => rules.scale(weights, chosenBlocks, 1.1, 0, locks))),
-      tool("1 − x", t("Invert: what is full becomes nothing, what is nothing becomes full"), each("1 − x", rules.invert)),
-      box.mirror = tool("⇄", t("Mirror: IN and OUT change places"), () => set(rules.mirror(blocks.active().weights, blocks.topology().partners, blocks.locked(), columns), t("Mirror"))));
-    box.mirror.setAttribute("aria-label", t("Mirror"));
+      tool(t("All 1"), t("To 1: the LoRA as it was trained"), each(t("All 1"), (weights, chosenBlocks, locks) => rules.change(weights, chosenBlocks, () => 1, locks))),
+      tool(t("All 0"), t("To 0: nothing of the LoRA"), each(t("All 0"), (weights, chosenBlocks, locks) => rules.change(weights, chosenBlocks, () => 0, locks))),
+      tool(t("Weaker"), t("Times 0.9"), each(t("Weaker"), (weights, chosenBlocks, locks) => rules.scale(weights, chosenBlocks, 0.9, 0, locks))),
+      tool(t("Stronger"), t("Times 1.1"), each(t("Stronger"), (weights, chosenBlocks, locks) => rules.scale(weights, chosenBlocks, 1.1, 0, locks))),
+      tool(t("Invert"), t("1 − x: what is full becomes nothing, what is nothing becomes full"), each(t("Invert"), rules.invert)),
+      tool(t("Mirror"), t("IN and OUT change places"), () => set(rules.mirror(blocks.active().weights, blocks.topology().partners, blocks.locked(), columns), t("Mirror"))));
     box.scope = make("span", { class: "train-lora-blocks-scope" });
     box.wide = make("label", { class: "train-lora-blocks-check" }, make("input", { type: "checkbox", onchange: (event) => { state.wide = event.target.checked; blocks.redraw(); } }), make("span", {}));
     box.top = make("div", { class: "train-lora-blocks-toolbar" }, box.modes, box.tools, box.scope, box.wide);
@@ -233,7 +232,10 @@
     box.one = oneBlock();
     box.rule = make("p", { class: "train-lora-hint train-lora-blocks-rule" });
     box.text = numbersField();
-    box.append(box.top, box.body, box.sizes, box.one, box.text, box.rule);
+    box.help = make("details", { class: "train-lora-help" }, make("summary", {}, t("How to use the columns")),
+      make("p", {}, t("Drag across them to draw. Double-click sets 1, right-click 0. The wheel and the arrow keys move a column that was clicked by 0.05, with Shift by 0.01; type a number to set it. A click on a block's name locks it. Drag IN, OUT or a size up and down to move its blocks together, or click it to let the tools act on it alone.")),
+      make("p", {}, t("BASE is how the words are understood. IN reads the picture from fine (64²) to coarse (8²), OUT draws it from coarse to fine: the coarse blocks carry what is where, the fine ones lines, colours and surfaces. 1 is the LoRA as it was trained, 0 nothing of it.")));
+    box.append(box.top, box.body, box.sizes, box.one, box.text, box.rule, box.help);
     if (typeof ResizeObserver === "function") new ResizeObserver(() => { if (parts) { room(); blocks.redraw(); } }).observe(box);
     return box;
   }

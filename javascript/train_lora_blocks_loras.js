@@ -66,7 +66,7 @@
     }, `strength-${index}-${name}`);
     const apart = (name) => (value) => blocks.edit(t("Strength of {name}", { name: blocks.stem(one().name) }), () => { one()[name] = value; }, `strength-${index}-${name}`);
     const box = make("div", { class: "train-lora-blocks-strip", style: `--mix: ${colour(index)}` });
-    box.front = make("button", { type: "button", class: "train-lora-blocks-name", onclick: () => { state.active = index; blocks.remember(); blocks.redraw(); } }, make("i"), make("b", {}));
+    box.front = make("button", { type: "button", class: "train-lora-blocks-name", onclick: () => { state.active = index; blocks.remember(); blocks.redraw(); } }, make("b", {}));
     box.both = blocks.numberField({ "aria-label": t("Strength") }, () => one().unet, weak("unet"));
     box.te = blocks.numberField({ "aria-label": t("Strength in the words (text encoder)") }, () => one().te, apart("te"));
     box.unet = blocks.numberField({ "aria-label": t("Strength in the picture (UNet)") }, () => one().unet, apart("unet"));
@@ -74,12 +74,12 @@
     box.two = make("span", { class: "train-lora-blocks-set" },
       make("label", { class: "train-lora-blocks-strength", title: t("Text encoder") }, make("span", {}, t("Words")), box.te),
       make("label", { class: "train-lora-blocks-strength", title: t("UNet") }, make("span", {}, t("Picture")), box.unet));
-    box.split = make("button", { type: "button", class: "train-lora-blocks-small", onclick: () => { box.open = !box.open; if (!box.open) apart("te")(one().unet); blocks.redraw(); } });
-    box.eye = make("button", { type: "button", class: "train-lora-blocks-small", onclick: () => blocks.edit(t("On or off"), () => { one().hidden = !one().hidden; }) });
+    box.split = make("button", { type: "button", class: "train-lora-link", onclick: () => { box.open = !box.open; if (!box.open) apart("te")(one().unet); blocks.redraw(); } });
+    box.eye = make("input", { type: "checkbox", "aria-label": t("On"), onchange: () => blocks.edit(t("On or off"), () => { one().hidden = !box.eye.checked; }) });
     box.away = make("button", { type: "button", class: "train-lora-blocks-small", title: t("Take it out of the mix"), "aria-label": t("Take it out of the mix"), onclick: () => blocks.remove(index) }, "×");
     box.note = make("small", {});
     box.recipe = make("button", { type: "button", class: "train-lora-link", title: t("It was baked here: open what it was made of"), onclick: () => blocks.openRecipe(one().name) }, t("Open its recipe"));
-    box.append(box.front, box.note, box.recipe, box.one, box.two, box.split, box.eye, box.away);
+    box.append(box.eye, box.front, box.note, box.recipe, box.one, box.two, box.split, box.away);
     box.update = () => {
       const it = one(), known = blocks.detail(it.name), split = box.open || it.te !== it.unet;
       say(box.front.lastChild, blocks.stem(it.name));
@@ -92,13 +92,11 @@
       show(box.one, !split);
       show(box.two, split);
       [box.both, box.te, box.unet].forEach((field) => field.update());
-      say(box.split, split ? "=" : "≠");
+      say(box.split, split ? t("together") : t("TE/UNet"));
       const told = split ? t("One strength for words and picture") : t("Words and picture apart");
       mark(box.split, "title", told);
-      mark(box.split, "aria-label", told);
-      say(box.eye, it.hidden ? "○" : "●");
+      box.eye.checked = !it.hidden;
       mark(box.eye, "title", it.hidden ? t("Off: not in the pictures nor in the bake. Click to switch it on.") : t("On. Click to leave it out for a moment."));
-      mark(box.eye, "aria-label", it.hidden ? t("Switch on") : t("Switch off"));
     };
     return box;
   }

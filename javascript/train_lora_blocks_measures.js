@@ -229,7 +229,7 @@
       start("tune", body);
     };
     box.append(make("label", { class: "train-lora-blocks-tradeoff" }, make("span", {}, t("all of the subject")), keepField, make("span", {}, t("keep the rest"))),
-      make("details", { class: "train-lora-help" }, make("summary", {}, t("Pictures and prompts that it is judged by")), make("div", { class: "train-lora-blocks-form" }, field(t("Pictures of the subject"), pictures), field(t("Neutral prompts"), neutral), field(t("Name of the preset"), name))),
+      make("details", { class: "train-lora-help" }, make("summary", {}, t("Pictures and prompts that it is judged by")), make("div", { class: "train-lora-blocks-form" }, field(t("Pictures of the subject"), pictures), field(t("Neutral prompts"), neutral), field(t("Keep it as preset"), name))),
       box.row, box.progress, box.alarm, box.result);
     box.update = () => {
       update(box, jobs.tune && jobs.tune.state === "done" ? t("Tune again") : t("Tune"));

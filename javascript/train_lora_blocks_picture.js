@@ -5,7 +5,7 @@
   if (!blocks || blocks.stage) return;
   const { t, make, say, show, mark, fill, message } = lora;
   const { state } = blocks;
-  const SAMPLERS = ["Euler a", "Euler", "DPM++ 2M Karras", "DPM++ SDE Karras", "DPM++ 2M SDE Karras", "DDIM", "UniPC", "Heun", "LMS"];
+  const SAMPLERS = ["Euler", "Euler a", "DDIM", "DPM++ 2M"]; // as the grid's; a scene may bring others
   const [BLINK, MOST_SEED] = [700, 2 ** 32 - 1]; // milliseconds
   let mode = "slider", cut = 50, front = 1, clock = 0, heat = null;
   const boards = () => blocks.boards;
@@ -115,7 +115,7 @@
     box.unpin = blocks.button(t("End comparing"), () => { boards().pinned = null; blocks.redraw(); }, { class: "train-lora-grid-button train-lora-blocks-tool" });
     box.compare = make("div", { class: "train-lora-blocks-compare" }, make("div", { class: "train-lora-blocks-set" }, box.modes, box.unpin), box.range, box.about);
     box.status = make("span", { class: "train-lora-hint", role: "status" });
-    box.try = blocks.button(t("Draw it"), () => boards().tryNow(), { class: "train-lora-grid-button train-lora-grid-primary", title: t("Draw the picture with these numbers (Ctrl+Enter)") });
+    box.try = blocks.button(t("Draw the picture"), () => boards().tryNow(), { class: "train-lora-grid-button train-lora-grid-primary", title: t("With these numbers (Ctrl+Enter)") });
     box.stop = blocks.button(t("Stop"), () => boards().stop());
     box.pin = blocks.button(t("Compare from here"), () => { boards().pinned = boards().shown; blocks.redraw(); }, { title: t("Keeps this picture as A; what is drawn next is B") });
     box.live = make("label", { class: "train-lora-blocks-live" }, make("input", { type: "checkbox", role: "switch", onchange: (event) => { boards().live = event.target.checked; if (event.target.checked) boards().tryNow(); blocks.redraw(); } }), t("Live while I move"));
@@ -190,7 +190,7 @@
     say(box.badge, heat ? t("Where {block} acts", { block: heat.block }) : pinned ? (mode === "blink" ? (front ? "B" : "A") : "A | B") : draft ? t("first look") : "");
     show(box.badge, Boolean(box.badge.textContent));
     const renders = !lora.status() || !lora.status().host || (lora.status().host.capabilities || ["render"]).includes("render");
-    say(box.empty, !renders ? t("This host can't draw pictures here.") : underWay() ? t("Drawing …") : t("Press “Draw it” to see what these numbers do."));
+    say(box.empty, !renders ? t("This host can't draw pictures here.") : underWay() ? t("Drawing …") : t("Press “Draw the picture” to see what these numbers do."));
     show(box.empty, !it);
     show(box.bar, underWay());
     drawThumbs(box, it, count, scenes);

@@ -49,7 +49,7 @@
     made.paste = button(t("Paste …"), () => openPaste(), { title: t("A prompt, a picture's text, a recipe, or numbers") });
     made.copies = make("span", { class: "train-lora-blocks-set", role: "group", "aria-label": t("Copy") }, make("span", {}, t("Copy")),
       button(t("Prompt"), () => copyText("prompt"), { title: t("For the prompt of txt2img, with the numbers of every block") }),
-      button(t("Recipe"), () => copyText("recipe"), { title: t("NAME:STRENGTH:NUMBERS, as the bake and SuperMerger read it") }),
+      button(t("Bake recipe"), () => copyText("recipe"), { title: t("NAME:STRENGTH:NUMBERS, as the bake and SuperMerger read it") }),
       button(t("Numbers"), () => copyText("numbers"), { title: t("Of the LoRA in front, with commas") }));
     made.board = make("span", { class: "train-lora-blocks-set" });
     made.head = make("div", { class: "train-lora-blocks-head" }, made.board, make("span", { class: "train-lora-blocks-set" }, made.undo, made.redo), made.paste, made.copies, made.answer);
@@ -109,6 +109,7 @@
       if (!kept) await sceneOfGrid();
       if (blocks.openBoard) await blocks.openBoard(kept ? kept.board : undefined);
       complain(null);
+      state.ready = true;
     } catch (error) {
       complain(error);
       loading = null; // the next look asks again

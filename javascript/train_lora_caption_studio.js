@@ -11,7 +11,7 @@
   const EMPTY = { tags: [], without: [], folder: "", missing: null, text: "", names: null };
   let filter = { ...EMPTY }, why = ""; // why: what the named pictures are, where a finding chose them
   let page = null, tags = null, findings = null, history = null, preview = null; // what the server said last
-  let tool = "", offset = 0, asked = 0, loaded = "", told = null, allTags = false, busy = false;
+  let failed = [], tool = "", offset = 0, asked = 0, loaded = "", told = null, allTags = false, busy = false;
   const selected = new Set(), drafts = new Map(); // by a picture's name
   let part = null;
 
@@ -149,6 +149,7 @@
     const mine = (asked += 1);
     const now = set();
     loaded = JSON.stringify(now);
+    failed = [];
     if (!now.folder) {
       page = tags = null;
       drawAll();
@@ -170,7 +171,7 @@
       if (mine !== asked) return;
       page = tags = null;
       studio.tags = [];
-      told = { kind: "warning", lines: lora.problems(error), undo: null };
+      failed = lora.problems(error);
     }
     drawAll();
   }
@@ -386,7 +387,7 @@
     replace: ["Replace", () => {
       const what = words(t("this tag"), { "aria-label": t("What is replaced") }), by = words(t("by this; empty removes it"), { "aria-label": t("By what") });
       [what.value] = filter.tags.length ? filter.tags : [""];
-      const text = tick(t("anywhere in the text")), regex = tick(t("regular expression"), { disabled: page && !page.regex });
+      const text = tick(t("anywhere in the text")), regex = tick(t("regular expression"), { disabled: page && !page.regex, title: page && !page.regex && t("Not where strangers may reach this page") });
       const given = () => [{ edit: "replace", find: what.value, by: by.value, regex: regex.box.checked, scope: text.box.checked ? "text" : "tag" }];
       return [[what, make("span", {}, "→"), by, text.label, regex.label], given];
     }],
@@ -453,17 +454,17 @@
         own("header", "head", {}, put("sum", own("p", "sum")),
           own("span", "ends", {},
             put("unsaved", button("", saveAll, { "data-kind": "first", hidden: true })),
-            put("check", button(t("Check captions"), () => (findings ? ((findings = null), drawFindings()) : alone(check)), { "aria-expanded": "false" })),
-            put("changes", button(t("History"), () => (history ? ((history = null), drawHistory()) : alone(readHistory)), { "aria-expanded": "false" })),
+            put("check", button(t("Check captions"), () => (findings ? ((findings = null), drawFindings()) : check()), { "aria-expanded": "false" })),
+            put("changes", button(t("History"), () => (history ? ((history = null), drawHistory()) : readHistory()), { "aria-expanded": "false" })),
             button("↻", () => load(true), { title: t("Read the captions again"), "aria-label": t("Read the captions again") }))),
         put("notes", own("div", "notes")),
         put("findings", own("div", "findings", { hidden: true })),
         put("history", own("div", "history", { hidden: true })),
         own("div", "filter", {}, search, put("folders", own("span", "folders")), put("missing", button(t("Without a caption"), () => narrow({ missing: filter.missing ? null : true }), { "aria-pressed": "false" })),
           put("active", own("span", "active"))),
-        own("details", "tags", { open: true },
+        put("tags", own("details", "tags", { open: true },
           make("summary", {}, put("different", make("span", {})), make("small", {}, t("click: with it, again: without it"))),
-          among, put("chips", own("div", "chips", { "data-as-it-is": true })), put("more", quiet("", () => { allTags = !allTags; drawChips(); }))),
+          among, put("chips", own("div", "chips", { "data-as-it-is": true })), put("more", quiet("", () => { allTags = !allTags; drawChips(); })))),
         own("div", "change", {},
           put("tools", own("div", "tools", { role: "group" }, put("about", make("b", {})), ...Object.entries(TOOLS).map(([name, [title]]) =>
             button(t(title), () => { tool = tool === name ? "" : name; preview = null; drawForm(); drawPreview(); }, { "data-tool": name, "aria-pressed": "false" })))),
@@ -506,8 +507,8 @@
     const folder = set().folder;
     part.empty.replaceChildren(
       make("b", {}, folder ? t("No captions can be shown.") : t("No captions yet.")),
-      make("span", {}, folder ? t("The folder has no pictures that can be read.") : t("They are read from the folder of pictures.")),
-      make("span", {}, make("button", { type: "button", class: "train-lora-button", "data-step": "pictures" }, t("Go to Pictures"))));
+      ...(folder ? failed.map((line) => make("span", {}, line)) : [make("span", {}, t("They are read from the folder of pictures."))]),
+      make("span", {}, make("button", { type: "button", class: "train-lora-button", "data-step": "pictures" }, t("Go to Pictures")), " ", folder && button(t("Read again"), () => load(true))));
   }
 
   function drawTold() {
@@ -570,6 +571,7 @@
     say(part.different, t("{count} different tags", { count: count(tags.different) }));
     list(part.chips, shown, ([tag, number]) => `${tag} ${number} ${state(tag)}`, ([tag, number]) =>
       make("button", { type: "button", class: "train-lora-cs-chip", "data-kind": state(tag), "aria-pressed": String(state(tag) !== ""), onclick: () => turn(tag) }, tag, make("small", {}, ` ${count(number)}`)));
+    show(part.tags, tags.different > 0);
     show(part.more, fitting.length > CHIPS);
     say(part.more, allTags ? t("Show fewer") : t("Show all {count}", { count: count(fitting.length) }));
     show(part.among, tags.different > 12);
@@ -708,7 +710,7 @@
     if (one.edit && SAFE.includes(one.kind)) ways.push(button(t("Mend …"), () => look([one.edit], { filter: { ...EMPTY, names } }), { "data-kind": "first", title: message(one.title) }));
     else if (one.edit && one.kind === "contradiction") ways.push(button(t("Suggestion: {edit} …", { edit: message(one.title) }), () => look([one.edit], { filter: { ...EMPTY, names } })));
     const reads = /max_token_length (\d+) reads them whole/.exec(one.text);
-    if (reads) ways.push(button(t("Read {count} tokens in training", { count: reads[1] }), () => { setField("train_lora_max_token_length", reads[1]); setTimeout(() => alone(check), 400); }, { "data-kind": "first" }));
+    if (reads) ways.push(button(t("Set Caption length to {count} …", { count: reads[1] }), () => lora.fields.goTo(find("train_lora_max_token_length")), { title: t("Goes to the field in the step Training") }));
     return ways;
   }
 

@@ -24,8 +24,9 @@
   }
 
   function range(field) {
-    const values = { low: number(field.low), high: number(field.high), default: field.empty ? t("empty") : spoken(field.first) };
+    const values = { low: number(field.low), high: number(field.high), default: spoken(field.first) };
     if (field.low === null) return field.empty ? "" : t("default {default}", values);
+    if (field.empty) return field.high >= 1e5 ? t("{low} or more", values) : t("{low} to {high}", values);
     if (field.high >= 1e5) return t("{low} or more, default {default}", values);
     return t("{low} to {high}, default {default}", values);
   }

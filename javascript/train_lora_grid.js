@@ -238,7 +238,7 @@
     show(parts.head, list.length > 0);
     show(parts.body, Boolean(grid) && list.length > 0);
     if (!list.length) return;
-    fill(parts.select, JSON.stringify(list.map((one) => [one.id, one.name, one.rows, one.columns])), () => list.map((one) => make("option", { value: one.id }, t("{name}, {date}: {rows} epochs × {columns} weights", { name: one.name || one.id, date: when(one.created || one.began), rows: one.rows, columns: one.columns }))));
+    fill(parts.select, JSON.stringify([language(), list.map((one) => [one.id, one.name, one.rows, one.columns])]), () => list.map((one) => make("option", { value: one.id }, t("{name}, {date}: {rows} epochs × {columns} weights", { name: one.name || one.id, date: when(one.created || one.began), rows: one.rows, columns: one.columns }))));
     parts.select.value = wanted;
     show(parts.newer, byHand && wanted !== list[0].id);
     if (!grid) return;
@@ -254,7 +254,8 @@
     if (open) open.update();
   }
 
-  const when = (seconds) => new Date(1000 * (seconds || 0)).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+  const language = () => (lora.find("train_lora") || document.documentElement).getAttribute("lang") || [];
+  const when = (seconds) => new Date(1000 * (seconds || 0)).toLocaleString(language(), { dateStyle: "medium", timeStyle: "short" });
 
   function drawTabs() {
     const titles = grid.pages.map((one, number) => [number, t("Prompt {number}", { number: number + 1 }), one.prompt]);
@@ -330,7 +331,7 @@
       const epoch = row.epoch === null || row.epoch === undefined ? row.label : row.epoch;
       const title = `${stem(row.lora)}${row.exists === false ? `: ${t("the file isn't there any more")}` : ""}`;
       return make("tr", { "data-band": row.in_band ? "true" : null, "data-gone": row.exists === false ? "true" : null },
-        make("th", { scope: "row", title, "aria-label": rowName(index) }, make("b", {}, String(epoch)), row.in_band && make("small", {}, t("candidate")), row.exists === false && make("small", {}, t("gone"))),
+        make("th", { scope: "row", title, "aria-label": rowName(index) }, make("b", String(epoch) === stem(row.lora) ? { "data-as-it-is": true } : {}, String(epoch)), row.in_band && make("small", {}, t("candidate")), row.exists === false && make("small", {}, t("gone"))),
         cells.map((cell) => cell.td));
     });
     const body = make("table", { role: "grid", "aria-label": t("Epochs down, weights across"), onkeydown: typed }, make("thead", {}, head), make("tbody", {}, rows));

@@ -44,7 +44,10 @@
     state.masks = answer.masks;
     state.filled = answer.fields.train_data_dir;
     for (const [name, value] of Object.entries(answer.fields)) field(name, value);
-    if (answer.added) told([t("{count} pictures had no mask; they got white ones, which train all of the picture.", { count: count(answer.added) })]);
+    if (answer.added) {
+      await refresh();
+      state.said = [t("{count} pictures had no mask; they got white ones, which train all of the picture.", { count: count(answer.added) })];
+    }
     draw();
   }
 
@@ -665,16 +668,20 @@
     const changes = state.told.changes || [];
     show(part.changes, changes.length > 0);
     fill(part.changes.lastChild, JSON.stringify([changes, t("Undo")]), () => changes.map((one) => make("li", { "data-undone": String(one.undone) },
-      make("span", { class: "train-lora-words" }, message(one.title), " ", make("small", {}, t("{files} files, {when}", { files: count(one.files), when: new Date(one.time * 1000).toLocaleString() }))),
+      make("span", { class: "train-lora-words" }, message(one.title), " ", make("small", {}, one.files === 1 ? t("1 file, {when}", { when: when(one) }) : t("{files} files, {when}", { files: count(one.files), when: when(one) }))),
       one.undone ? make("small", {}, t("undone")) : button(t("Undo"), () => undo(one.id)))));
   }
+
+  const when = (change) => new Date(change.time * 1000).toLocaleString();
 
   async function undo(id) {
     const answer = await send(at("/undo"), { change: id });
     if (!answer) return;
     await changed(answer.project);
     const stays = answer.changed.length ? [t("{count} files were edited meanwhile and stay as they are.", { count: count(answer.changed.length) })] : [];
-    told([t("{count} files are as they were.", { count: count(answer.restored) }), ...stays]);
+    const masks = answer.unmasked ? [t("Some pictures have no mask any more, so the training goes without masks.")] : [];
+    const restored = answer.restored === 1 ? t("1 file is as it was.") : t("{count} files are as they were.", { count: count(answer.restored) });
+    told([restored, ...stays, ...masks]);
     scan();
   }
 

@@ -8,7 +8,7 @@
   const KEPT = "train-lora-plan";
   const kinds = new Map(); // name -> {title, hint, build(element), draw(project, changed), task(task)}
   const mine = ["set", "base-style", "style-look", "style-write"];
-  let part = null, shown = "", project = null, opening = "", tasks = "", timer = 0;
+  let part = null, shown = "", project = null, opening = "", looked = "", tasks = "", timer = 0;
 
   // Small pieces
 
@@ -84,14 +84,15 @@
 
   // The project: that of the step's own script, else the one that the folder of pictures belongs to
 
-  const folder = () => lora.project?.folder || valueOf("train_data_dir");
+  // Where something was typed that isn't the open project's, that is meant.
+  const folder = () => (lora.project && !lora.pictures?.state?.understood && lora.project.folder) || valueOf("train_data_dir");
 
   // {id, name}; make: make a project where there is none. Rejects as a request does.
   async function open(making) {
     const wanted = folder();
     if (!wanted) return null;
     if (project && project.asked === wanted) return project;
-    if (lora.project?.id) return (project = { ...lora.project, asked: wanted });
+    if (lora.project?.id && lora.project.folder === wanted) return (project = { ...lora.project, asked: wanted });
     if (making && lora.pictures?.build) {
       await lora.pictures.build(wanted);
       if (lora.project?.id) return (project = { ...lora.project, asked: lora.project.folder });
@@ -108,6 +109,7 @@
   async function refresh(making = false) {
     if (!part || !shown) return;
     const wanted = folder(), asked = (opening = `${wanted} ${Date.now()}`);
+    looked = wanted;
     try {
       const found = await open(making);
       if (opening !== asked) return;
@@ -134,6 +136,14 @@
     show(part.none, true);
     say(part.none.firstChild, text);
     show(part.none.lastChild, makeable);
+  }
+
+  // Folders were written or taken back: the step's other views show them anew.
+  async function written() {
+    if (!lora.project?.id || !lora.pictures?.changed) return;
+    try {
+      await lora.pictures.changed(await lora.get(`pictures/${lora.project.id}`));
+    } catch { /* they look again by themselves */ }
   }
 
   // The frame
@@ -197,12 +207,13 @@
       tasks = key;
       for (const task of [...known].reverse()) for (const [name, kind] of kinds) if (part.panes.get(name).firstChild) kind.task?.(task);
     }
+    if (shown && looked !== folder()) refresh();
     clearTimeout(timer);
     if (known.some((task) => task.state === "running")) timer = setTimeout(lora.look, 1000);
   }
 
   lora.plans = {
-    own, button, link, asItIs, field, number, tick, choice, tell, box, progress, valueOf, take, refresh, choose, open,
+    own, button, link, asItIs, field, number, tick, choice, tell, box, progress, valueOf, take, refresh, choose, open, written,
     project: () => project, again: () => ((project = null), refresh()),
     add: (name, kind) => kinds.set(name, kind),
   };

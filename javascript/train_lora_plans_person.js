@@ -129,6 +129,7 @@
   async function write() {
     try {
       const told = await lora.post(`sets/${project.id}/person/write`, body("steps"));
+      await plans.written();
       plans.take(told.fields);
       const renamed = told.renamed.map(([before, after]) => make("li", {}, asItIs(`${before} → ${after}`)));
       const copied = told.copied.map((name) => make("li", {}, asItIs(name), " ", make("small", {}, t("copied"))));
@@ -148,6 +149,7 @@
       for (const change of entries) await lora.post(`pictures/${project.id}/undo`, { change });
       show(part.done, false);
       tell(part.problem, [t("The folders are as they were before.")], "note");
+      plans.written();
       plans.again();
     } catch (error) {
       tell(part.problem, lora.problems(error));

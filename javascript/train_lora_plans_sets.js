@@ -197,6 +197,7 @@
     handled.add(one.id);
     if (one.error) tell(part.problem, [message(one.error)]);
     if (!result) return;
+    if (project && result.project === project.id && result.entry !== null) plans.written();
     draw(project).then(() => {
       if (result.job) tell(part.problem, [t("The set is drawn and its training is in the queue; the step Training shows it.")], "ok");
       else if (result.whole) tell(part.problem, [t("The set is drawn.")], "ok");

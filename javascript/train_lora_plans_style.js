@@ -174,7 +174,7 @@
   // fresh: it was written while this page is open, so its fields are set
   function wrote(result, fresh) {
     written = result;
-    if (fresh) plans.take(result.fields);
+    if (fresh) plans.written().then(() => plans.take(result.fields));
     const folders = result.folders.map((one) => make("li", {}, asItIs(one.name), " ", make("small", {}, pictureCount(one.pictures))));
     const numbers = [[result.copied, "{count} copied"], [result.moved, "{count} moved with their captions"], [result.aside, "{count} put aside"], [result.kept, "{count} as they were"]];
     const told = numbers.filter(([n]) => n).map(([n, text]) => t(text, { count: count(n) })).join(", ");
@@ -196,6 +196,7 @@
       const stays = told.changed.length ? [t("Changed since, so they stay: {names}", { names: told.changed.join(", ") })] : [];
       tell(part.problem, [t("The folders are as they were before."), ...stays], "note");
       await draw(project, true);
+      plans.written();
     } catch (error) {
       tell(part.problem, lora.problems(error));
     }
@@ -279,7 +280,7 @@
       many > 1 && button([t("Variants of one another"), make("kbd", {}, "G")], () => group(true)),
       [...selected].some((id) => pictures.get(id)?.group !== null) && button(t("No variants"), () => group(false)),
       many === 1 && button(t("Enlarge"), () => enlarge([...selected][0])),
-      link(t("None"), () => { selected.clear(); paintChosen(); }),
+      link(t("Choose none"), () => { selected.clear(); paintChosen(); }),
     ]);
   }
 
@@ -408,7 +409,7 @@
         event.dataTransfer.setData("text/plain", dragged.join(" "));
       },
       ondragend: () => { dragged = null; },
-    }, make("img", { src: thumbnail(id, 128), alt: "", loading: "lazy", draggable: "false", onerror: (event) => { event.target.style.visibility = "hidden"; } }), make("i", { class: "train-lora-pl-group" }), make("em"));
+    }, make("img", { src: pictures.get(id).aside ? null : thumbnail(id, 128), alt: "", loading: "lazy", draggable: "false", onerror: (event) => { event.target.style.visibility = "hidden"; } }), make("i", { class: "train-lora-pl-group" }), make("em"));
     return element;
   }
 

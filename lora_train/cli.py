@@ -17,6 +17,7 @@ _ROOMS = {  # verb: the module whose add_arguments(subparsers) declares it
     "project": "studio.cli",
     "scan": "studio.cli",
     "crop": "studio.cli",
+    "mask": "studio.cli",
     "captions": "studio.captions_cli",
     "plan-style": "studio.plan_cli",
     "plan-person": "studio.plan_cli",

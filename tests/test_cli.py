@@ -10,6 +10,7 @@ EXAMPLES = {
     "project": ["make", "hina"],
     "scan": ["images", "--json"],
     "crop": ["images", "--project", "hina", "--into", "10_hina", "--side", "512"],
+    "mask": ["hina", "--way", "alpha", "--train", "with"],
     "captions": ["images", "audit"],
     "plan-style": ["--main", "40", "--face", "10"],
     "plan-person": ["hina=32"],

@@ -26,9 +26,10 @@ CATALOGUE = ROOT / "lora_train" / "ui" / "languages" / "zh-CN.json"
 SLOT = re.compile(r"\{\w+\}")
 
 _COMMAND_LINE = re.compile(r"(.*_)?cli\.py|__main__\.py")
+_SCHEMAS = re.compile(r"lora_train/ui/routes/schemas\w*\.py")
 _SILENT_FILES = """
 blocks/metadata blocks/report chart demo/run grid/sheet host/__init__ lean train/lr_find train/metadata train/replay
-ui/report ui/routes/openapi ui/routes/schemas ui/standalone
+ui/report ui/routes/openapi ui/standalone
 """
 """Not said in the tab: pictures that we draw, the report for an issue, the API's description, what a terminal shows."""
 _SILENT_CALLS = """
@@ -36,6 +37,8 @@ compile search match fullmatch sub split partition replace startswith endswith r
 add_parser ArgumentParser Thread write print ref listed import_module TypeVar getLogger Route ValueError TypeError
 RuntimeError KeyError AssertionError NotImplementedError ScriptError OSError
 """
+_PROMPTS = {"SUBJECT", "VIEWS", "NEGATIVE", "_GENERIC"}
+"""Names of constants that hold prompts for a checkpoint."""
 _ELSEWHERE = {f"lora_train/{name}.py" for name in _SILENT_FILES.split()}
 _NO_TEXT_CALLS = set(_SILENT_CALLS.split())
 _TEXT_CALLS = {"UserError", "HTTPException", "_wrong"}
@@ -46,6 +49,7 @@ _TAG = re.compile(
 )
 _TECHNICAL = re.compile(
     r"^[A-Z0-9 ]*$|^[\w.\-/\\*|:<>%=+]*$|[\\^$]|^\W*$|<svg|\(\) =>|--[a-z]+(-[a-z]+)* [A-Z]|\w\|\w[^}]*$"
+    r"|max-age=|Negative prompt: \{|^(Steps|Sampler|CFG scale|Seed|Size|Model|Clip skip): \{|^import "
 )
 
 _SILENT_TEXTS = """
@@ -53,7 +57,7 @@ Schedule type|Clip skip|other epochs|preferred weight|activation text|sd version
 Block preset|Train LoRA: training|Euler|Euler a|Basic|[Train LoRA] {0}|DO NOT MATCH THE HASHES|Train LoRA: {0}
 Negative prompt: {0}|encoding {0}, {1} of {2}|{0} has {1}|{0} holds {1}|{0} plus|{0}: {1} in {2}|No module named pip
 weight_decay=0.01 betas=0.9,0.99|events to leave out|a job's id; the running job, else the last one|broken pipe
-drawn for settings without ip_noise_gamma|connection closed by peer|connection reset|timed out waiting
+drawn for settings without ip_noise_gamma|connection closed by peer|connection reset|timed out waiting|Networks with errors: |Hires prompt
 """
 IGNORED = frozenset(_SILENT_TEXTS.strip().replace("\n", "|").split("|"))
 """What looks like words but isn't said to anyone: names in files, patterns, drawings."""
@@ -82,7 +86,7 @@ def found() -> dict[str, str]:
         name = path.relative_to(ROOT).as_posix()
         if name in ("lora_train/settings/options.py", "lora_train/settings/presets.py"):
             continue
-        said = name not in _ELSEWHERE and not _COMMAND_LINE.fullmatch(path.name)
+        said = name not in _ELSEWHERE and not _COMMAND_LINE.fullmatch(path.name) and not _SCHEMAS.fullmatch(name)
         for line, text in _python(path, name.startswith("lora_train/ui/"), said):
             texts.setdefault(text, f"{name}:{line}")
     texts.setdefault("there is no preset {0}", "lora_train/settings/presets.py")
@@ -116,6 +120,10 @@ def _python(path: Path, of_the_page: bool, everything: bool) -> Iterator[tuple[i
             silent.update(map(id, _inside(node.slice if isinstance(node, ast.Subscript) else node)))
         elif isinstance(node, ast.AnnAssign):
             silent.update(map(id, _inside(node.annotation)))
+        elif isinstance(node, ast.Assign) and {getattr(target, "id", "") for target in node.targets} & _PROMPTS:
+            silent.update(map(id, _inside(node)))
+        elif isinstance(node, ast.FunctionDef) and node.name == "routes":
+            silent.update(map(id, _inside(node)))  # the API's description
     for node in ast.walk(tree):
         if isinstance(node, (ast.JoinedStr, ast.BinOp)) and id(node) not in silent and _texts(node):
             silent.update(map(id, _parts(node)))

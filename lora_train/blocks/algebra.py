@@ -143,6 +143,7 @@ def _fill_down(out: Tensor, parts: Parts) -> tuple[Tensor, float]:
     rank, n = out.shape
     products = torch.zeros(rank, rank, dtype=torch.float64)
     lost = 0.0
+    exact = all(x.dtype == out.dtype and scale >= 1 for x, scale in parts)  # powers of two
     buffer = torch.empty(rank, min(n, _ROWS))
     for start in range(0, n, _ROWS):
         columns = slice(start, min(start + _ROWS, n))
@@ -152,8 +153,9 @@ def _fill_down(out: Tensor, parts: Parts) -> tuple[Tensor, float]:
             at += x.shape[0]
         out[:, columns] = y
         products += gram(y.T)
-        y -= out[:, columns]
-        lost += float(y.square().sum(dtype=torch.float64))
+        if not exact:
+            y -= out[:, columns]
+            lost += float(y.square().sum(dtype=torch.float64))
     return products, lost
 
 

@@ -53,7 +53,8 @@ def add_arguments(subparsers: Any) -> None:
         type=float,
         default=1.0,
         metavar="W",
-        help="weight of what lies in no block: time and label embeddings, the last convolution (default: 1)",
+        help="weight of what lies in no block (time and label embeddings, the last convolution) where weights are "
+        "given (default: 1)",
     )
     parser.set_defaults(run=run)
 
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     """Bake and print. Raises UserError; returns 0."""
     _check_preview(args)
     file = open_presets(args.presets).file if args.presets else PresetFile()
-    presets, faults = BUILTIN | file.presets, file.faults
+    presets, faults = file.with_builtin, file.faults
     if args.into:
         _refuse_with_into(args)
         report = into_checkpoint(

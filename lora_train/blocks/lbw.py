@@ -101,6 +101,14 @@ def with_numbers(prompt: str, tags: list[Tag]) -> str:
     return prompt
 
 
+def without(prompt: str, tags: list[Tag]) -> str:
+    """The prompt without these tags."""
+    for tag in reversed(tags):
+        before, after = prompt[: tag.span[0]], prompt[tag.span[1] :]
+        prompt = before.rstrip() + (" " if before.strip() and after.strip() else "") + after.lstrip()
+    return prompt
+
+
 def infotext(tags: list[Tag]) -> str:
     """What to keep with a picture under INFOTEXT: the numbers behind each preset's name. Empty where there are none."""
     named = [tag for tag in tags if isinstance(tag.weights, str) and tag.numbers]

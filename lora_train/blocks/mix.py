@@ -209,7 +209,7 @@ def _of(
     try:
         return look_up(preset, presets, family, faults)
     except UserError as error:
-        raise UserError(error.what, where=name, remedy=error.remedy) from None
+        raise UserError(error.what, where=", ".join(filter(None, [name, error.where])), remedy=error.remedy) from None
 
 
 # As text

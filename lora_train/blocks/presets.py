@@ -241,6 +241,11 @@ class PresetFile:
         return {name: line.numbers for name, line in self._named.items() if line.numbers is not None}
 
     @cached_property
+    def with_builtin(self) -> Presets:
+        """Those and the built-in ones. A name that stands in the file, right or wrong, is never the built-in one's."""
+        return {**{name: numbers for name, numbers in BUILTIN.items() if name not in self._named}, **self.presets}
+
+    @cached_property
     def faults(self) -> dict[str, UserError]:
         """Why a name's line can't be used, for look_up."""
         return {name: line.fault for name, line in self._named.items() if line.fault}

@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError, raise_all
@@ -116,6 +116,8 @@ def resolve(
                 weights = flat_weights(its) if numbers is None else weights_by_block(numbers, unlisted, its, own)
                 if item.other is not None:
                     weights[OTHER] = item.other
+                elif numbers is not None and other != 1:
+                    item = replace(item, other=other)
                 sources.append(Source(item, path, numbers, weights, its))
         except UserError as error:
             errors.append(error)
@@ -239,7 +241,8 @@ def _numbers_of(
             return look_up(item.weights, presets, family, faults)
         return None if item.weights is None else require_count("the list", item.weights, family)
     except UserError as error:
-        raise UserError(error.what, where=f"recipe, {item.name}", remedy=error.remedy) from None
+        where = ", ".join(filter(None, ["recipe", item.name, error.where]))
+        raise UserError(error.what, where=where, remedy=error.remedy) from None
 
 
 def name_of(path: Path, lora_dir: str | Path) -> str:

@@ -15,7 +15,6 @@ from .families import names_for, topology, unnamed, weights_by_block
 from .layout import index_of
 from .paste import parse_pasted
 from .presets import (
-    BUILTIN,
     PresetFile,
     PresetStore,
     find_block_weight,
@@ -110,7 +109,7 @@ def _changed(file: PresetFile, args: argparse.Namespace) -> PresetFile:
         return file.rename(args.name, args.new)
     if args.action == "remove":
         return file.remove(args.name)
-    known = {**BUILTIN, **file.presets}
+    known = file.with_builtin
     if args.action == "put":
         return file.put(args.name, _weights(args.numbers, known, file))
     text = sys.stdin.read() if args.text == "-" else args.text
@@ -148,7 +147,7 @@ def inspect(args: argparse.Namespace) -> int:
 def advise(args: argparse.Namespace) -> int:
     """Print a step's changes, why, and the numbers after it. Raises UserError; returns 0."""
     file = open_store(args.presets).file if args.presets else PresetFile()
-    known = {**BUILTIN, **file.presets}
+    known = file.with_builtin
     given = {MAIN: _weights(args.gp1, known, file), OWN: _weights(args.gp2, known, file) if args.gp2 else None}
     main, own = (None if numbers is None else weights_by_block(numbers) for numbers in given.values())
     assert main is not None  # --gp1 has a default

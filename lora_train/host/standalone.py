@@ -6,14 +6,20 @@ import gc
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from ..blocks.families import weights_by_block
+from ..blocks.layout import family_of_file
+from ..blocks.lbw import parse_prompt, without
+from ..blocks.presets import BUILTIN, shared_store
+from ..blocks.recipe import find_lora
 from ..errors import UserError
 from ..paths import MINI_CHECKPOINT
-from .base import Cancelled, Captioner, Checkpoint, Grid, OnCell, Sheet, Shot, never
+from .base import Applied, Cancelled, Captioner, Checkpoint, Grid, OnCell, Sheet, Shot, never
 
 if TYPE_CHECKING:
     from ..model.load import StableDiffusion
@@ -154,13 +160,28 @@ class StandaloneHost:
             try:
                 model = self._loaded()
                 self._merged = self._merged or Merged(model)
-                self._merged.apply(shot.loras)
-                return picture(model, shot.cell, cancelled)
+                prompt, more = self._as_applied(shot.prompt)
+                self._merged.apply([*shot.loras, *more])
+                return picture(model, replace(shot.cell, prompts=(prompt,)), cancelled)
             except UserError:
                 raise  # nothing is half done then
             except BaseException:
                 self.release()
                 raise
+
+    def _as_applied(self, prompt: str) -> tuple[str, list[Applied]]:
+        """A prompt without its `<lora:…>`, and what they stand for. Raises UserError."""
+        if "<lora:" not in prompt:
+            return prompt, []
+        file = shared_store(self._data_dir).file
+        tags = parse_prompt(prompt, BUILTIN | file.presets, faults=file.faults)
+        found = []
+        for tag in tags:
+            path = find_lora(tag.name, self._lora_dir)
+            family = family_of_file(path)
+            weights = None if tag.numbers is None else weights_by_block(tag.numbers, family=family)
+            found.append(Applied(path, tag.te, tag.unet, weights))
+        return without(prompt, tags), found
 
     @contextmanager
     def _doing(self, what: str) -> Iterator[None]:

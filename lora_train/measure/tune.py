@@ -162,7 +162,7 @@ def tune(
         vector.clamp()
         if step >= options.steps * 2 // 3:
             tail.append(vector.free.detach().clone())
-        history.append((step, float(miss), float(drift)))
+        history.append((step, float(miss.detach()), float(drift.detach())))
         progress(step + 1, options.steps, "tuning")
     if tail:
         vector.free.data = torch.stack(tail).mean(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -99,7 +100,7 @@ def write_lora(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[
             legacy = _legacy_hash(handle, len(blank), header_bytes(entries, _kohya_only(texts)))
             handle.seek(0)
             handle.write(header_bytes(entries, {**texts, **_hashes(hashed, legacy)}))
-        _verify(temporary, path, list(entries), hashed)
+        _verify(temporary, path, state, len(blank), entries, dtype)
 
 
 def model_hash(path: str | Path) -> str:
@@ -203,13 +204,24 @@ def _stored(name: str, dtype: torch.dtype) -> torch.dtype:
 
 
 def _write_tensors(handle: BinaryIO, state: Mapping[str, Tensor], names: list[str], dtype: torch.dtype) -> str:
-    """Write the tensors one after another; returns the sha256 of what was written."""
+    """Write the tensors one after another; returns the sha256 of what is written, taken in a thread meanwhile."""
     digest = sha256()
-    for name in names:
-        data = cast_finite(name, state[name], _stored(name, dtype)).reshape(-1).view(torch.uint8).numpy().data
-        handle.write(data)
-        digest.update(data)
+    with ThreadPoolExecutor(1) as hashing:
+        before = None
+        for name in names:
+            data = _bytes_of(name, state, dtype)
+            after = hashing.submit(digest.update, data)
+            handle.write(data)
+            if before:
+                before.result()
+            before = after
     return digest.hexdigest()
+
+
+def _bytes_of(name: str, state: Mapping[str, Tensor], dtype: torch.dtype) -> memoryview:
+    """What the file holds of a tensor."""
+    stored = state[name].detach().to("cpu", _stored(name, dtype)).contiguous()
+    return stored.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _kohya_only(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -234,8 +246,16 @@ def _digest(handle: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _verify(temporary: Path, path: Path, names: list[str], hashed: str) -> None:
+def _verify(
+    temporary: Path, path: Path, state: Mapping[str, Tensor], start: int, entries: Mapping[str, Any], dtype: torch.dtype
+) -> None:
+    """Every tensor in the file is the one that was meant."""
     with safe_open(temporary, framework="pt", device="cpu") as handle:
-        same_names = sorted(handle.keys()) == sorted(names)
-    if not same_names or model_hash(temporary) != hashed:
+        same = sorted(handle.keys()) == sorted(entries)
+    with temporary.open("rb") as file:
+        file.seek(start)
+        for name, entry in entries.items() if same else ():
+            begin, end = entry["data_offsets"]
+            same = same and file.read(end - begin) == bytes(_bytes_of(name, state, dtype))
+    if not same:
         raise UserError("what was written can't be read back", where=path, remedy="Check the disk, or save elsewhere")

@@ -1,4 +1,4 @@
-"""`project`, `scan` and `crop` on the command line: from a folder of pictures to a set worth training on."""
+"""`project`, `scan`, `crop` and `mask` on the command line: from a folder of pictures to a set worth training on."""
 
 from __future__ import annotations
 
@@ -67,9 +67,18 @@ def add_arguments(verbs: argparse._SubParsersAction) -> None:
         "--alpha", choices=("flat", "mask", "keep"), default="flat", help="what becomes of transparency"
     )
     parser.add_argument("--no-captions", action="store_true", help="don't copy the text files")
+    parser.add_argument("--remove-background", action="store_true", help="by rembg, where it is installed")
     parser.add_argument("--detector", default="", help="yunet, retinaface or haar (default: the best there is)")
     parser.add_argument("--models", type=Path, action="append", default=[], help="folder of face detectors' models")
     parser.set_defaults(run=_crop)
+
+    parser = verbs.add_parser("mask", help="say which part of a project's pictures is learnt: white is, black isn't")
+    parser.add_argument("project", help="the project")
+    parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="or folders (default: all it learns)")
+    ways = ("alpha", "background", "white", "invert", "remove")
+    parser.add_argument("--way", choices=ways, help="transparency, what rembg keeps, all, the negative, no mask")
+    parser.add_argument("--train", choices=("with", "without"), help="whether the project is trained with its masks")
+    parser.set_defaults(run=_mask)
 
 
 def _project(args: argparse.Namespace) -> int:
@@ -184,13 +193,14 @@ def _scan(args: argparse.Namespace) -> int:
 
 
 def _crop(args: argparse.Namespace) -> int:
-    from . import crops
+    from . import crops, masks
 
     project = projects.open_project(args.project).project
     assert project is not None
     pictures = [picture for path in args.pictures for picture in _pictures(path)]
     cuts, problems = _cuts(args, pictures)
-    options = crops.Options(args.side, args.background, args.alpha, not args.no_captions)
+    remove = masks.remover() if args.remove_background else None
+    options = crops.Options(args.side, args.background, args.alpha, not args.no_captions, remove=remove)
     made = crops.make(project, cuts, options)
     for path in made.pictures:
         print(shown(str(path.relative_to(project.root))))
@@ -199,6 +209,31 @@ def _crop(args: argparse.Namespace) -> int:
     for problem in (*problems, *made.problems):
         print(f"left out: {problem}", file=sys.stderr)
     print(f"{len(made.pictures)} pictures made; `project undo` takes them back")
+    return DONE
+
+
+def _mask(args: argparse.Namespace) -> int:
+    from . import masks
+
+    project = projects.open_project(args.project).project
+    assert project is not None
+    chosen = [picture for path in args.pictures for picture in _pictures(path)]
+    learnt = [p for c in project.concepts() if c.used and not c.is_reg for p in c.pictures]
+    if strangers := [shown(path.name) for path in chosen if path.absolute() not in learnt]:
+        what = f"not learnt by the project: {', '.join(strangers[:5])}"
+        raise UserError(what, where="PICTURE", remedy="Choose pictures of its folders")
+    pictures = [path.absolute() for path in chosen] or learnt
+    if args.way == "remove":
+        print(f"{masks.take_away(project, pictures)} masks taken away")
+    elif args.way:
+        made = masks.make(project, pictures, args.way)
+        print(f"{made.written} masks written")
+        for problem in made.problems:
+            print(f"left out: {problem}", file=sys.stderr)
+    if args.train:
+        masks.use(project, args.train == "with")
+    if masks.used(project):
+        print(f"{masks.complete(project)} white masks added; train with --conditioning_data_dir {project.masks}")
     return DONE
 
 

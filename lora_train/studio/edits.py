@@ -36,7 +36,8 @@ _SIDE = re.compile(r"(?<![^\W\d_])(left|right)(?=(?:most)?(?![^\W\d_]))", re.IGN
 # Where the two words are no sides, with underscores as spaces.
 _NO_SIDE = re.compile(
     r"\bleft (?:behind|alone|over|overs|4 dead|unattended|for dead)\b|\b(?:nothing|what is|all that is|only one) left\b"
-    r"|\ball right\b|\bright (?:angles?|angled|now|away|here|there|before|after|at|in|on|under|above|behind|next|beside|stuff)\b",
+    r"|\ball right\b|\bright (?:angles?|angled|now|away|here|there|before|after|at|in|on|under|above|behind|next|beside"
+    r"|stuff)\b",
     re.IGNORECASE,
 )
 

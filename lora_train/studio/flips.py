@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from PIL import Image
 
@@ -22,7 +23,7 @@ ENDING = "_flipped"
 """What a copy's name ends with."""
 
 _KEPT = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}  # others become PNG
-_HOW = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
+_HOW: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
 _WRITING = re.compile(r"(?<!no )\b(?:text|watermark|signature|logo|speech bubble|artist name|copyright name|dated)\b")
 
 
@@ -111,7 +112,7 @@ def make(
 
 def _make(table: Table, change: Change, copy: Copy) -> None:
     picture = images.read(copy.row.picture, alpha=True)
-    if picture.getextrema()[3] == (255, 255):
+    if picture.getchannel("A").getextrema() == (255, 255):
         picture = picture.convert("RGB")
     _create(change, picture, copy.target)
     mask = table.root / "masks" / copy.row.picture.parent.name / f"{copy.row.picture.stem}.png"

@@ -123,7 +123,13 @@ def make(
 
 def complete(project: Project) -> int:
     """White masks for the pictures that are trained on and have none; how many. One change of the journal."""
-    missing = [
+    lacking = missing(project)
+    return make(project, lacking, "white").written if lacking else 0
+
+
+def missing(project: Project) -> list[Path]:
+    """The pictures that are trained on and have no mask."""
+    return [
         picture
         for concept in project.concepts()
         if concept.used and not concept.is_reg
@@ -131,7 +137,6 @@ def complete(project: Project) -> int:
         for picture in concept.pictures
         if picture.stem not in there
     ]
-    return make(project, missing, "white").written if missing else 0
 
 
 def take_away(project: Project, pictures: Iterable[Path]) -> int:

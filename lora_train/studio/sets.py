@@ -46,7 +46,8 @@ SAMPLER = "Euler"
 _SHAPES = {MAIN: (2, 3), FACE: (1, 1), FULL: (2, 3)}
 _SHARES = {MAIN: 0.68, FACE: 0.17, FULL: 0.15}
 _STEP = 8
-_LEAST, _MOST_SIDE, _MOST = 64, 2048, 5000
+_LEAST, _MOST_SIDE = 64, 2048  # pixels
+_FEWEST, _MOST = 12, 5000  # pictures
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _WEIGHT = re.compile(r":\s*[-+]?[\d.]+\s*\)")
 _NETWORK = re.compile(r"<[^<>]*>")
@@ -152,10 +153,8 @@ def regularisation(
     word = clean(name)
     folder = f"{'image' if kind == CONCEPT else 'reg'}/{repeats}_{word}"
     part = Part(folder, tuple(prompts), count, *size, caption=caption)
-    problems = [] if word else [UserError("no name is given", where="name", remedy="Name it as its concept")]
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= MAX_REPEATS:
-        problems.append(UserError(f"{repeats!r} is not from 1 to {MAX_REPEATS}", where="repeats", remedy="Change it"))
-    raise_all(problems)
+    unnamed = [] if word else [UserError("no name is given", where="name", remedy="Name it as its concept")]
+    raise_all([*unnamed, *_outside("repeats", repeats, 1, MAX_REPEATS)])
     return checked(Order(id="", kind=kind, parts=(part,), **more))
 
 
@@ -171,8 +170,7 @@ def base_style(
 
     side: pixels of a square of the area that pictures have. Raises UserError.
     """
-    if isinstance(count, bool) or not isinstance(count, int) or not 12 <= count <= _MOST:
-        raise UserError(f"{count!r} is not from 12 to {_MOST}", where="count", remedy="60 are usual")
+    raise_all([*_outside("count", count, _FEWEST, _MOST), *_outside("side", side, _LEAST, _MOST_SIDE)])
     number = {name: max(1, round(count * share)) for name, share in _SHARES.items()}
     number[FULL] = min(number[FULL], number[FACE] - 1)
     number[MAIN] = count - number[FACE] - number[FULL]
@@ -194,39 +192,42 @@ def sized(side: int, view: str) -> tuple[int, int]:
     step = 64 if side >= 256 else _STEP
     across, down = _SHAPES[view]
     factor = side / (across * down) ** 0.5
-    return tuple(max(_LEAST, round(length * factor / step) * step) for length in (across, down))  # type: ignore[return-value]
+    width, height = (max(_LEAST, round(length * factor / step) * step) for length in (across, down))
+    return width, height
 
 
 def checked(order: Order) -> Order:
     """Itself. Raises UserError naming each field that is wrong."""
     problems = []
-
-    def within(name: str, value: Any, low: float, high: float, whole: bool = True) -> None:
-        kind = int if whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
-            words = "a whole number" if whole else "a number"
-            problems.append(
-                UserError(f"{value!r} is not {words} from {low:,} to {high:,}", where=name, remedy="Change it")
-            )
-
     for part in order.parts:
-        within("count", part.count, 1, _MOST)
+        problems += _outside("count", part.count, 1, _MOST)
         for name in ("width", "height"):
-            within(name, side := getattr(part, name), _LEAST, _MOST_SIDE)
-            if isinstance(side, int) and side % _STEP:
-                what = f"{side} is no multiple of {_STEP}"
-                problems.append(UserError(what, where=name, remedy=f"Give {round(side / _STEP) * _STEP}"))
-        if not part.prompts or not all(isinstance(prompt, str) and prompt.strip() for prompt in part.prompts):
+            problems += _outside(name, side := getattr(part, name), _LEAST, _MOST_SIDE) or _uneven(name, side)
+        if not part.prompts or not all(prompt.strip() for prompt in part.prompts):
             problems.append(UserError("no prompt is given", where="prompts", remedy="Write one a line"))
         check_output_name(part.folder.partition("/")[2])
-    within("seed", order.seed, 0, 2**32 - 1)
-    within("steps", order.steps, 1, 150)
-    within("cfg_scale", order.cfg_scale, 0, 100, False)
-    within("clip_skip", order.clip_skip, 1, 12)
+    problems += _outside("seed", order.seed, 0, 2**32 - 1) + _outside("steps", order.steps, 1, 150)
+    problems += _outside("cfg_scale", order.cfg_scale, 0, 100, False) + _outside("clip_skip", order.clip_skip, 1, 12)
     if order.kind not in KINDS:
         problems.append(UserError(f"{order.kind!r} is no kind", where="kind", remedy=f"Choose from {', '.join(KINDS)}"))
     raise_all(problems)
     return order
+
+
+def _outside(name: str, value: Any, low: float, high: float, whole: bool = True) -> list[UserError]:
+    """The error of a value that isn't a number in a range; none where it is."""
+    kind = int if whole else (int, float)
+    if not isinstance(value, bool) and isinstance(value, kind) and low <= value <= high:
+        return []
+    words = "a whole number" if whole else "a number"
+    return [UserError(f"{value!r} is not {words} from {low:,} to {high:,}", where=name, remedy="Change it")]
+
+
+def _uneven(name: str, side: int) -> list[UserError]:
+    if side % _STEP == 0:
+        return []
+    remedy = f"Give {round(side / _STEP) * _STEP}"
+    return [UserError(f"{side} is no multiple of {_STEP}", where=name, remedy=remedy)]
 
 
 def varied(prompt: str, seed: int) -> str:

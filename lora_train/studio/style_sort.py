@@ -137,7 +137,8 @@ def save(project: Project, sorting: Sorting) -> None:
 class Item:
     """One picture to be sorted. name: its class, "" for none yet; by: "hand", "suggested" or ""; group: its variants'.
 
-    concept: the folder that it lies in; width 0: it wasn't looked at yet; problem: why it can't be used.
+    concept: the folder that it lies in; width 0: it wasn't looked at yet; problem: why it can't be used. aside: a plan
+    put it out of its folders.
     """
 
     key: str
@@ -151,6 +152,7 @@ class Item:
     height: int = 0
     grey: bool = False
     problem: str = ""
+    aside: bool = False
 
     @property
     def used(self) -> bool:
@@ -172,6 +174,7 @@ class Item:
             "height": self.height,
             "grey": self.grey,
             "problem": self.problem,
+            "aside": self.aside,
         }
 
 
@@ -199,6 +202,7 @@ def items(project: Project, sorting: Sorting, report: Report | None = None) -> l
                 suggestion=suggestion,
                 group=groups.get(key),
                 problem=problem,
+                aside=path.is_relative_to(project.work),
                 **known,  # type: ignore[arg-type]
             )
         )

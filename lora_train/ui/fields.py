@@ -29,7 +29,8 @@ DRAWING = (
 )
 GRID = ("enabled", *DRAWING)
 Row = dict[str, Any]
-AS_THE_MODEL = "as the model has it"
+AS_THE_MODEL = "auto"
+"""As the model has it. The same in every language: what a dropdown shows is not translated."""
 
 
 def rows() -> dict[str, Row]:

@@ -153,7 +153,7 @@ def pictures(found: Sum | UserError | None) -> str:
     plan = found.plan
     rows = [
         [
-            f"{escape(folder.name)}{' <small>regularisation</small>' if folder.is_reg else ''}",
+            f"{as_it_is(folder.name)}{' <small>regularisation</small>' if folder.is_reg else ''}",
             f"{folder.pictures:,}",
             f"{folder.repeats:,}",
             f"{folder.images:,}",
@@ -223,6 +223,11 @@ def _block(result: dict[str, Any]) -> list[str]:
 # Pieces
 
 
+def as_it_is(name: object) -> str:
+    """A name of the user's, which is not translated."""
+    return f"<span data-as-it-is>{escape(str(name))}</span>"
+
+
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
     """heads are texts; the rows' cells are HTML. The first column is words, the others are numbers."""
     top = "".join(f"<th>{escape(head)}</th>" for head in heads)
@@ -242,10 +247,7 @@ def imported(taken: dict[str, Any], refused: Sequence[tuple[str, str]]) -> str:
         f"<li><b>{escape(name)}</b> <span>{escape(sentence(reason))}</span></li>" for name, reason in refused
     )
     box = _box("warning", "Not taken over", items) if refused else ""
-    rows = [
-        [f"<code>{escape(name)}</code>", f"<span data-as-it-is>{escape(str(value))}</span>"]
-        for name, value in taken.items()
-    ]
+    rows = [[f"<code>{escape(name)}</code>", as_it_is(value)] for name, value in taken.items()]
     values = _table(["Setting", "Value"], rows, "train-lora-captions")
     table = f"<details open><summary>Taken over</summary>{values}</details>"
     return box + (table if taken else note("warning", "Nothing in this file could be taken over"))

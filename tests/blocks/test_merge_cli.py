@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from lora_train.blocks import cli
+from lora_train.blocks.metadata import open_recipe
+from lora_train.blocks.presets import BUILTIN
 from lora_train.errors import UserError
 
 from . import loras
@@ -56,6 +58,47 @@ def test_presets_of_a_file_go_before_the_built_in(lora_dir: Path, capsys: pytest
     presets.write_text("GP1:" + ",".join(["0"] * 7 + ["1"] + ["0"] * 9), encoding="utf-8")
     assert merge(lora_dir, "--presets", str(presets), recipe="Test0:1:GP1") == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:3]] == ["block", "M00", "total"]
+
+
+def test_of_a_preset_file_only_what_is_used_has_to_be_right(lora_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    presets = lora_dir / "presets.txt"
+    ones = ",".join(["1"] * 17)
+    lines = [
+        "My presets, 17 numbers each:",
+        "",
+        f"MINE:{ones}  ",
+        "GP1:1,x" + ",1" * 15,
+        "#OLD:0,0",
+        f"FLUX:{'1,' * 60}1",
+    ]
+    presets.write_text("\r\n".join(lines), encoding="utf-8-sig")
+    assert merge(lora_dir, "--presets", str(presets), recipe="Test0:1:MINE,BASE:-1:GP2") == 0
+    with pytest.raises(UserError, match=r"preset 'GP1' can't be used: 'x', number 2, is not a number") as caught:
+        merge(lora_dir, "--presets", str(presets), recipe="Test0:1:GP1")
+    assert "line 4" in str(caught.value), "its own GP1 is wrong, so the built-in one isn't taken instead"
+    with pytest.raises(UserError, match="preset 'FLUX' has 61 numbers"):
+        merge(lora_dir, "--presets", str(presets), recipe="Test0:1:FLUX")
+
+
+def test_the_weight_of_what_lies_in_no_block(lora_dir: Path) -> None:
+    state = loras.state({**SHAPES, "lora_unet_conv_out": (4, 8, 3, 3)}, rank=2, seed=4)
+    loras.write(lora_dir / "conv.safetensors", state)
+    wanted = {name: loras.dense(state, name) for name in (*SHAPES, "lora_unet_conv_out")}
+    wanted["lora_unet_down_blocks_0_downsamplers_0_conv"] *= 0
+    for options, recipe, other in (
+        ((), "conv:1:ALL", 1.0),
+        (("--other", "0"), "conv:1:ALL", 0.0),
+        (("--other", "0.5"), "conv:1:ALL", 0.5),
+        (("--other", "0.5"), "conv:1:other=2:ALL", 2.0),
+    ):
+        assert merge(lora_dir, *options, "--precision", "float", recipe=recipe) == 0
+        its = {**wanted, "lora_unet_conv_out": other * wanted["lora_unet_conv_out"]}
+        assert loras.relative_error(lora_dir / "out.safetensors", its) < 1e-6
+        opened = open_recipe(lora_dir / "out.safetensors")
+        assert opened.text == ("conv:1:ALL" if other == 1 else f"conv:1:other={other:g}:ALL")
+        again = merge(lora_dir, "--precision", "float", recipe=opened.recipe(BUILTIN))
+        assert again == 0
+        assert loras.relative_error(lora_dir / "out.safetensors", its) < 1e-6, "the recipe in the file says it all"
 
 
 def test_errors_are_raised_for_main(lora_dir: Path) -> None:

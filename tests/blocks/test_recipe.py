@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from . import loras
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 vectors = st.sampled_from([12, 17, 20, 26]).flatmap(lambda n: st.tuples(*[finite] * n))
-texts = st.text(min_size=1) | st.sampled_from(["1", "-0.5", 'a"b', "a,b:c", " a ", "x.y"])
-items = st.builds(Item, texts, finite, st.none() | texts | vectors)
+texts = st.text(min_size=1) | st.sampled_from(["1", "-0.5", 'a"b', "a,b:c", " a ", "x.y", "other=1"])
+items = st.builds(Item, texts, finite, st.none() | texts | vectors, st.none() | finite, st.none() | finite).map(
+    lambda item: replace(item, te=None) if item.te == item.strength else item
+)
 ONES = ",".join(["1"] * 17)
 
 
@@ -39,6 +42,13 @@ def test_numbers_in_line_among_items() -> None:
     assert parsed == [Item("A", 1, (1.0,) * 17), Item("B", -1, "GP2"), Item("C", 2, (0.5,) * 17), Item("D", 1)]
 
 
+def test_strengths_apart_and_what_lies_in_no_block() -> None:
+    parsed = recipe.parse_recipe(f"A:0.5/1:GP1,B:1 / -2:other=0:{ONES},C:1/1:other = 2")
+    ones = (1.0,) * 17
+    assert parsed == [Item("A", 1, "GP1", 0.5), Item("B", -2, ones, 1, 0), Item("C", 1, None, None, 2)]
+    assert recipe.parse_recipe('A:1:"other=1"') == [Item("A", 1, "other=1")]
+
+
 def test_quotes() -> None:
     assert recipe.parse_recipe('"a,b:c""d":1:"0.5",x:1') == [Item('a,b:c"d', 1, "0.5"), Item("x", 1)]
 
@@ -51,6 +61,9 @@ def test_quotes() -> None:
         ("A", "recipe, A: this is not NAME:STRENGTH"),
         ("A:1:GP1,B", "recipe, B: this is not NAME:STRENGTH"),
         ("A:x:GP1", "recipe, A:x:GP1: this is not NAME:STRENGTH"),
+        ("A:1/2/3", "recipe, A:1/2/3: this is not NAME:STRENGTH"),
+        ("A:/1", "recipe, A:/1: this is not NAME:STRENGTH"),
+        ("A:1:other=x:GP1", "recipe, A:1:other=x: 'x', the weight of what lies in no block, is not a number"),
         ("A:nan", "recipe, A:nan: this is not NAME:STRENGTH"),
         (":1:GP1", "recipe, :1:GP1: this is not NAME:STRENGTH"),
         ("A:1:", "recipe, A:1:: the third part is neither a preset nor 17 numbers"),

@@ -6,14 +6,21 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from lora_train.blocks import edit, families, presets
+from lora_train.grid import record
+from lora_train.grid.plan import Grid
+from lora_train.grid.sheet import Sheet
+from lora_train.grid.sheet import page as sheet_page
+from lora_train.jobs.record import Record
 from lora_train.network.kohya import write_lora
 
 pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
@@ -67,7 +74,7 @@ def refusals(_shared: Any) -> Iterator[None]:
 
 def emptied(page: Any) -> Any:
     page.wait_for_function("() => trainLora.step('blocks')", timeout=30_000)
-    page.wait_for_function("() => trainLora.blocks.state.families && trainLora.blocks.state.files", timeout=30_000)
+    page.wait_for_function("() => trainLora.blocks.state.ready", timeout=30_000)
     page.evaluate(
         """() => {
           const { blocks } = trainLora;
@@ -155,7 +162,7 @@ def test_columns_numbers_and_text_are_one(bench) -> None:
     assert numbers(bench) == list(GP1)
 
     bench.locator(".train-lora-blocks-names [data-block=BASE]").click()  # locked
-    bench.get_by_role("button", name="0", exact=True).first.click()
+    bench.get_by_role("button", name="All 0").click()
     assert numbers(bench) == [1.0, *[0.0] * 16]
     column(bench, "IN01").focus()
     bench.keyboard.press("Control+z")
@@ -267,7 +274,7 @@ def test_blocks_that_a_short_list_does_not_name(bench) -> None:
 
 def test_tries_are_drawn_kept_and_branch(bench) -> None:
     choose(bench, "Test0")
-    bench.get_by_role("button", name="Draw it").click()
+    bench.get_by_role("button", name="Draw the picture").click()
     cards = bench.locator(".train-lora-blocks-try")
     count = "n => trainLora.blocks.boards.board && trainLora.blocks.boards.board.tries.length === n"
     bench.wait_for_function(count, arg=1, timeout=90_000)
@@ -283,7 +290,7 @@ def test_tries_are_drawn_kept_and_branch(bench) -> None:
     assert numbers(bench) == [1.0] * 17
     column(bench, "BASE").focus()
     bench.keyboard.press("PageDown")
-    bench.get_by_role("button", name="Draw it").click()
+    bench.get_by_role("button", name="Draw the picture").click()
     bench.wait_for_function(count, arg=3, timeout=90_000)
     tries = bench.evaluate("() => trainLora.blocks.boards.board.tries.map(one => [one.id, one.parent])")
     assert [parent for _, parent in tries] == [None, tries[0][0], tries[0][0]]
@@ -322,11 +329,11 @@ def test_advice_is_drawn_applied_and_taken_back(bench) -> None:
     assert numbers(bench) == [1.0] * 17
     advice.get_by_label("How far each block is moved").select_option("0.2")
     advice.get_by_text("Test0: BASE 1 → 0.8").wait_for(timeout=10_000)
-    advice.get_by_role("button", name="Apply and draw").click()
+    advice.get_by_role("button", name="Apply and look").click()
     assert numbers(bench) == [0.8, *[1.0] * 16]
     advice.get_by_role("button", name="Not enough: next step").click()
     advice.get_by_text("Step 2 of 2").wait_for(timeout=10_000)
-    advice.get_by_role("button", name="Apply and draw").click()
+    advice.get_by_role("button", name="Apply and look").click()
     assert numbers(bench)[5:11] == [0.8] * 6
     advice.get_by_role("button", name="Undo").click()
     assert numbers(bench) == [0.8, *[1.0] * 16]
@@ -363,6 +370,7 @@ def test_a_finger_in_a_narrow_window(loras, new_page) -> None:
     choose(page, "Test0")
     page.evaluate("() => new Promise(requestAnimationFrame)")
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 360
+    column(page, "OUT05").scroll_into_view_if_needed()
     page.touchscreen.tap(*middle(page, "OUT05", 0.5))
     assert numbers(page)[10] == pytest.approx(0.5, abs=0.051)
     one = page.locator(".train-lora-blocks-one")
@@ -372,3 +380,33 @@ def test_a_finger_in_a_narrow_window(loras, new_page) -> None:
     for button in one.get_by_role("button").all():
         box = button.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 360
+
+
+@pytest.mark.one_gradio
+def test_the_grids_cell_opens_here(bench, loras, work) -> None:
+    cell = {"row": 0, "column": 1, "page": 0, "job": _grid(work, loras)}
+    bench.evaluate(
+        "detail => document.dispatchEvent(new CustomEvent('train-lora:open-blocks', { detail }))",
+        cell,
+    )
+    wait(bench, "() => trainLora.blocks.boards.board?.tries[0]?.label === 'grid' && trainLora.blocks.active()")
+    mix = bench.evaluate("() => trainLora.blocks.told()")
+    assert [(one["name"], one["unet"]) for one in mix["loras"]] == [("Test0", 0.75)]
+    assert (mix["shot"]["prompt"], mix["shot"]["seeds"], mix["shot"]["width"]) == ("hina, smile", [7], 64)
+    wait(bench, "() => document.querySelector('.train-lora-blocks-frame img[src]')?.naturalWidth === 64")
+
+
+def _grid(work: Path, loras: Path) -> str:
+    """A drawn grid of one epoch and two weights; its job's id."""
+    job = f"grid-{time.time_ns()}"
+    folder = work / "data" / "jobs" / job
+    folder.mkdir(parents=True)
+    grid = Grid(
+        (str(loras / "Test0.safetensors"),), ("hina, smile",), (0.5, 0.75), seed=7, width=64, height=64, steps=1
+    )
+    cells = [[Image.new("RGB", (64, 64), (9, 99, 199))] * 2]
+    record.save(folder, grid, Sheet((sheet_page(grid, 0, cells),)), name="hina", checkpoint="mini")
+    (folder / "record.json").write_text(
+        json.dumps(asdict(Record(job, "hina", "mini", state="done", created=time.time())))
+    )
+    return job

@@ -128,8 +128,8 @@ def test_many_are_cut_at_once_and_the_originals_left_out(new_page: Any, folder: 
     page.locator(".train-lora-folder button", has_text="cat ü").first.click()
     page.get_by_role("button", name="Choose all").click()
     page.get_by_role("button", name="Cut …").click()
-    page.get_by_text("The middle", exact=True).click()
-    page.get_by_text("As it is", exact=True).click()
+    page.get_by_role("radio", name="The middle", exact=True).check()
+    page.get_by_role("radio", name="As it is", exact=True).check()
     page.get_by_label("Name", exact=True).fill("whole cat")
     assert page.evaluate("document.documentElement.scrollWidth") <= 420
     page.get_by_role("button", name="Make the pictures").click()

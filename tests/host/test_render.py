@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lora_train.blocks.bake import bake_sources, limit_of
-from lora_train.blocks.families import SD15, blocks_of
+from lora_train.blocks.families import SD15, blocks_of, weights_by_block
 from lora_train.blocks.recipe import Item, Source
 from lora_train.errors import UserError
 from lora_train.grid.plan import Grid
@@ -165,6 +166,17 @@ def _other(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
     return loras.write(path, loras.state(shapes, 2))
 
 
+def test_loras_in_the_prompt_itself(host: StandaloneHost, folder: Path) -> None:
+    weights = weights_by_block([0.5, *[1.0] * 16])
+    wanted = pixels(host.render(replace(SHOT, loras=(Applied(folder / "a.safetensors", 0.5, 0.5, weights),))))
+    numbers = ",".join(["0.5", *["1"] * 16])
+    assert pixels(host.render(replace(SHOT, prompt=f"a thing <lora:a:0.5:lbw={numbers}>"))) == wanted
+    assert pixels(host.render(replace(SHOT, prompt="<lora:a:0.5:lbw=NONE> a thing"))) == pixels(host.render(SHOT))
+    for tag, words in {"<lora:a:1:lbw=NOPE>": "no preset 'NOPE'", "<lora:gone:1>": "no LoRA 'gone'"}.items():
+        with pytest.raises(UserError, match=words):
+            host.render(replace(SHOT, prompt=tag))
+
+
 def test_a_file_that_is_replaced_is_read_again(host: StandaloneHost, folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "changing.safetensors"
     path.write_bytes((folder / "a.safetensors").read_bytes())
@@ -247,6 +259,19 @@ def test_where_blocks_have_no_weights_a_file_has_them(
     assert not list(tmp_path.rglob("train-lora-*"))
     WebUIHost().render(replace(EULER, loras=(Applied(two[0], 0.0, 1.0, dict.fromkeys(blocks_of(SD15), 0.0)),)))
     assert jobs[-1][0].prompt == "a thing"
+
+
+def test_the_webuis_prompt_itself(
+    webui: SimpleNamespace, jobs: list[Any], two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {"a": SimpleNamespace(filename=str(two[0]))}
+    networks = SimpleNamespace(available_networks=known, available_network_aliases=known, list_available_networks=int)
+    known_name = "lora_train.host.webui.xyz._known_name"
+    monkeypatch.setattr(known_name, lambda path: path.stem)
+    monkeypatch.setitem(sys.modules, "networks", networks)  # type: ignore[arg-type]
+    WebUIHost().render(replace(EULER, prompt="x, <lora:a:1:lbw=INS>, <lora:b:0.5> y"))
+    (p, [name]) = jobs[-1]
+    assert p.prompt == f"x, , <lora:b:0.5> y <lora:{Path(name).stem}:1:1>"
 
 
 def test_a_failure_leaves_nothing_behind(webui: SimpleNamespace, two: tuple[Path, Path], tmp_path: Path) -> None:

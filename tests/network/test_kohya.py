@@ -4,6 +4,7 @@ import contextlib
 import math
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -113,7 +114,15 @@ def test_nothing_is_written_unless_all_is_finite(tmp_path: Path) -> None:
 
 
 def test_what_reads_back_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kohya, "model_hash", lambda path: "other")
+    write = kohya._write_tensors
+
+    def spoilt(handle: Any, *rest: Any) -> str:
+        digest = write(handle, *rest)
+        handle.seek(-1, 2)
+        handle.write(b"\xff")
+        return digest
+
+    monkeypatch.setattr(kohya, "_write_tensors", spoilt)
     with pytest.raises(UserError, match=r"x\.safetensors: what was written can't be read back"):
         kohya.write_lora(tmp_path / "x.safetensors", state(), {}, torch.float16)
     assert not list(tmp_path.iterdir())

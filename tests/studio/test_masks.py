@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lora_train import cli
 from lora_train.dataset import images
 from lora_train.dataset.buckets import fit
 from lora_train.dataset.source import open_dataset
@@ -97,6 +98,18 @@ def test_folders_of_one_name_keep_their_masks_apart(project, tmp_path):
     put(project.reg / "1_x" / "r.png")
     with pytest.raises(UserError, match="no masks"):
         masks.folder(project, project.reg / "1_x")
+
+
+def test_the_command_line_makes_masks_and_takes_them_away(project, capsys):
+    def run(*words: str) -> tuple[int, str]:
+        code = cli.main(["mask", str(project.root), *words])
+        return code, capsys.readouterr().out
+
+    clear = str(project.image / "2_x" / "clear.png")
+    assert run(clear, "--way", "alpha") == (0, "1 masks written\n")
+    assert run("--train", "with")[1].startswith("1 white masks added; train with --conditioning_data_dir")
+    assert run("--way", "remove", "--train", "without") == (0, "2 masks taken away\n")
+    assert run(str(project.root / "x.png"), "--way", "alpha")[0] == 2
 
 
 def test_without_rembg_its_absence_is_told(project, monkeypatch, tmp_path):

@@ -536,6 +536,16 @@ def test_a_wrong_bake_says_where(client, host, more, place) -> None:
     assert place in problems(answer)
 
 
+def test_the_merge_route_takes_a_preset_file_as_it_is(client, host) -> None:
+    text = "my presets\nMINE:" + ",".join(["1"] * 17) + "\nBAD:1,2,3\nGP1:1,x" + ",1" * 15
+    body = {"recipe": "BASE:0.5/1:other=0:MINE", "name": "x", "presets": text}
+    assert client.post(f"{V1}/merge", json=body).status_code == 200
+    answer = client.post(f"{V1}/merge", json={**body, "recipe": "BASE:1:GP1", "name": "y"})
+    assert "preset 'GP1' can't be used" in answer.text
+    assert client.post(f"{V1}/merge", json={**body, "name": "z", "other": "x"}).status_code == 422
+    assert client.post(f"{V1}/merge", json={**body, "name": "z", "presets": {"BAD": [1, 2]}}).status_code == 422
+
+
 def test_one_lora_at_another_rank(client, host) -> None:
     (host.lora_dir() / "BASE.json").write_text('{"preferred weight": 0.7}', "utf-8")
     body = {"name": "BASE", "out": "small", "limit": {"rank": 1}}

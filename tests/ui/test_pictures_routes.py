@@ -8,6 +8,7 @@ import os
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -188,6 +189,10 @@ def test_masks_are_made_drawn_and_trained_with(client, project, folder) -> None:
     assert trained["added"] == 1  # b.png's is white
     dataset = open_dataset(from_dict({**trained["fields"], "resolution": 64})[0])
     assert [p.mask is not None for p in dataset.samples()] == [True] * 9
+    undone = client.post(f"{at}/undo", json={}).json()  # of the white one
+    assert (undone["restored"], undone["unmasked"]) == (1, True)
+    assert client.post(f"{at}/fields", json={}).json() == {"fields": ANY, "masks": False, "added": 0}
+    assert client.post(f"{at}/fields", json={"masks": True}).json()["added"] == 1
     assert not client.post(f"{at}/fields", json={"masks": False}).json()["fields"]["conditioning_data_dir"]
     assert client.post(f"{at}/unmask", json={"pictures": [plain]}).json()["concepts"][0]["masks"] == 2
     assert client.get(f"{at}/masks/{plain}.png").status_code == 404

@@ -5,6 +5,8 @@ Whether LoRA Block Weight is there is as in the folder that TRAIN_LORA_WEBUI nam
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import subprocess
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from lora_train.blocks.presets import BUILTIN, format_numbers
 from lora_train.model.checkpoint import Family
@@ -104,6 +107,7 @@ def glora(model: StableDiffusion) -> dict[str, torch.Tensor]:
             out, inputs = target.layer.weight.shape
             shapes = {"a1": (2, inputs), "a2": (inputs, 2), "b1": (2, inputs), "b2": (out, 2)}
             found |= {f"{target.key}.{part}.weight": torch.randn(shape) * 0.1 for part, shape in shapes.items()}
+            found[f"{target.key}.alpha"] = torch.tensor(1.0)
     return found
 
 
@@ -117,10 +121,10 @@ def test_in_the_webui(report: dict[str, str], call: str) -> None:
 
 @pytest.fixture(scope="module")
 def lora(webui: WebUI, work: Path, model: Path) -> str:
-    """A LoRA that the running WebUI knows; its name."""
-    write(work / "loras" / "blocky.safetensors", load_model(model), rank=4, seed=1)
+    """A LoRA that the running WebUI knows; its name, in the file too."""
+    write(work / "loras" / "hina.safetensors", load_model(model), rank=4, seed=1)
     webui.post("/sdapi/v1/refresh-loras", {})
-    return "blocky"
+    return "hina"
 
 
 def text2img(webui: WebUI, prompt: str, **more: Any) -> dict[str, Any]:
@@ -134,6 +138,12 @@ def text2img(webui: WebUI, prompt: str, **more: Any) -> dict[str, Any]:
         "sampler_name": "Euler",
     }
     return webui.post("/sdapi/v1/txt2img", {**wanted, **more})
+
+
+def pixels(answer: dict[str, Any]) -> list[str]:
+    """Digests of its pictures."""
+    assert "images" in answer, answer
+    return [digest(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")) for data in answer["images"]]
 
 
 def text_of(answer: dict[str, Any]) -> str:
@@ -216,7 +226,7 @@ def pasted(webui: WebUI, text: str) -> str:
         if button in event["targets"] and event["inputs"] == [prompt]
     )
     answer = webui.post("/run/predict", {"fn_index": number, "data": [text], "session_hash": "paste"})
-    return str(answer["data"][event["outputs"].index(prompt)])
+    return str(answer["data"][event["outputs"].index(prompt)]["value"])
 
 
 @pytest.mark.skipif(LBW, reason="LoRA Block Weight does it here")
@@ -224,14 +234,14 @@ def test_hires_fix(webui: WebUI, lora: str) -> None:
     second = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7}
     numbers = format_numbers(NUMBERS)
     tags = [f"<lora:{lora}:0.5:lbw={it}>" for it in ("ALL", numbers, "NONE")]
-    pictures = [text2img(webui, f"{PROMPT} {tag}", **second)["images"][0] for tag in tags]
-    assert len(set(pictures)) == 3
-    assert text2img(webui, f"{PROMPT} <lora:{lora}:0.5>", **second)["images"][0] == pictures[0]
-    assert text2img(webui, PROMPT, **second)["images"][0] == pictures[2]
+    pictures = [pixels(text2img(webui, f"{PROMPT} {tag}", **second)) for tag in tags]
+    assert pictures[0] != pictures[1] != pictures[2] != pictures[0]
+    assert pixels(text2img(webui, f"{PROMPT} <lora:{lora}:0.5>", **second)) == pictures[0]
+    assert pixels(text2img(webui, PROMPT, **second)) == pictures[2]
     # The second pass alone has weights, then the first.
-    apart = text2img(webui, PROMPT, hr_prompt=f"{PROMPT} {tags[1]}", **second)["images"][0]
+    apart = pixels(text2img(webui, PROMPT, hr_prompt=f"{PROMPT} {tags[1]}", **second))
     assert apart not in pictures
-    assert text2img(webui, f"{PROMPT} {tags[1]}", **second)["images"][0] == pictures[1]
+    assert pixels(text2img(webui, f"{PROMPT} {tags[1]}", **second)) == pictures[1]
     answer = text2img(webui, PROMPT, hr_prompt=f"{PROMPT} <lora:{lora}:1:lbw=NOPE>", **second)
     assert "there is no preset 'NOPE'" in answer["errors"]
 
@@ -253,8 +263,6 @@ def test_a_preset_that_changes_under_its_name(webui: WebUI, lora: str, presets: 
 @pytest.fixture
 def presets(webui: WebUI) -> Any:
     """presets(text) writes the user's file; afterwards it is as it was."""
-    from lora_train.ui.routes import blocks  # noqa: F401 (the route that tells the file)
-
     path = Path(webui.get("/lora-train/v1/blocks/presets")["file"])
     before = path.read_bytes() if path.is_file() else None
 
@@ -272,12 +280,14 @@ def test_the_plot_draws_presets(webui: WebUI, lora: str) -> None:
     """X/Y/Z with our axis; where LoRA Block Weight is there, it draws the same."""
     [plot] = [s for s in webui.get("/sdapi/v1/script-info") if s["name"] == "x/y/z plot" and not s["is_img2img"]]
     axis = plot["args"][0]["choices"].index("Block preset")
-    arguments = [axis, "ALL,NONE,GP1", [], 0, "", [], 0, "", [], True, True, False, True, False, False, False, 0, False]
+    rest = [0, "", [], 0, "", [], True, True, False, True, False, False, False, 0, False]
+    arguments = [axis, "", ["ALL", "NONE", "GP1"], *rest]
     answer = text2img(webui, f"{PROMPT} <lora:{lora}:0.5>", script_name="x/y/z plot", script_args=arguments)
-    assert len(answer["images"]) == 4, answer
-    cells = answer["images"][1:]
-    assert len(set(cells)) == 3
-    wrong = [axis, "ALL,NOPE", *arguments[2:]]
+    cells = pixels(answer)[1:]
+    assert len(cells) == len(set(cells)) == 3
+    assert cells[0] == digest(webui.draw(f"{PROMPT} <lora:{lora}:0.5>"))
+    assert cells[1] == digest(webui.draw(PROMPT))
+    wrong = [axis, "", ["ALL", "NOPE"], *rest]
     answer = text2img(webui, f"{PROMPT} <lora:{lora}:0.5>", script_name="x/y/z plot", script_args=wrong)
     assert "there is no preset 'NOPE'" in answer["errors"]
 

@@ -1,6 +1,7 @@
 """Whether the demo's LoRA works, measured in pictures: `python -m tools.toy.subject LORA [--seeds N] [--sheet PNG]`.
 
---weights FILE draws with block weights: those of a measure.json (`python -m lora_train tune`), or a line NAME:17 numbers.
+--weights FILE draws with block weights: those of a measure.json (`python -m lora_train tune`), or of a line NAME:17
+numbers.
 """
 
 import argparse

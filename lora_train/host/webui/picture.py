@@ -13,7 +13,7 @@ from ...blocks.families import SD15
 from ...blocks.presets import format_number
 from ...errors import UserError
 from ..shot import Applied, Cancelled, Shot
-from . import live, temporary, xyz
+from . import live, prompts, temporary, xyz
 from .inside import job, shared
 
 _ASK_EVERY = 0.05
@@ -23,21 +23,25 @@ _texts: dict[str, list[Any]] = {name: [None, None] for name in ("cached_c", "cac
 
 
 def draw(shot: Shot, cancelled: Cancelled) -> Image.Image | None:
-    """Draw it; None when it was called off, here or in the WebUI. The caller holds the queue. Raises UserError."""
+    """Draw it; None when it was called off, here or in the WebUI. The caller holds the queue. Raises UserError.
+
+    LoRAs with block weights in the prompt itself are taken as those of the shot are.
+    """
     xyz._sampler(shot.sampler)
     with contextlib.ExitStack() as stack:
         overrides = stack.enter_context(xyz._clip_skip(shot.clip_skip))
         stack.enter_context(_without_history())
         state = stack.enter_context(job("Train LoRA: a picture"))
         xyz._load()
-        loras = _each_once(shot.loras)
+        prompt, more = prompts.as_applied(shot.prompt)
+        loras = _each_once([*shot.loras, *more])
         if live.extension() is None:
             loras = stack.enter_context(temporary.without_weights(loras))
         names = [xyz._known_name(lora.path) for lora in loras]
         tags = [
             f"<lora:{name}:{format_number(x.te)}:{format_number(x.unet)}>" for name, x in zip(names, loras, strict=True)
         ]
-        p = xyz._processing(shot.cell, " ".join([shot.prompt, *tags]), overrides)
+        p = xyz._processing(shot.cell, " ".join([prompt, *tags]), overrides)
         stack.callback(p.close)
         _keep_texts(p)
         if live.extension() is not None:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from ...blocks.families import FAMILIES, weights_by_block
 from ...blocks.layout import family_of_file
-from ...blocks.lbw import INFOTEXT, Tag, has_weights, infotext, parse_prompt, restore
+from ...blocks.lbw import INFOTEXT, Tag, has_weights, infotext, parse_prompt, restore, without
 from ...blocks.presets import BUILTIN, PresetFile, format_numbers, shared_store
 from ...errors import UserError
 from ..shot import Applied
@@ -68,6 +68,7 @@ def script() -> type:
 def check(p: Any) -> None:
     """Before a job draws: its text, and an error in place of a picture where weights can't be read."""
     if live.extension() is None and not block_weight_is_there():
+        temporary.clear()  # of a job that failed
         _bake_later(p)
     prompts = [*(p.all_prompts or ()), *(getattr(p, "all_hr_prompts", None) or ())]
     weighted = [prompt for prompt in dict.fromkeys(prompts) if has_weights(prompt)]
@@ -98,6 +99,14 @@ def weigh(p: Any, data: Mapping[str, Sequence[Any]]) -> None:
     except Exception as error:  # noqa: BLE001 (the WebUI would write it on its console, and draw)
         _refuse(p, error)
     p.train_lora_weighed = True
+
+
+def as_applied(prompt: str) -> tuple[str, list[Applied]]:
+    """A prompt without its tags with weights, and what they stand for. Raises UserError."""
+    if not has_weights(prompt):
+        return prompt, []
+    tags = _tags(prompt, presets())
+    return without(prompt, tags), [_applied(tag) for tag in tags]
 
 
 def tidy(p: Any) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...blocks.bake import bake_sources, limit_of
-from ...blocks.layout import family_of_file
+from ...blocks.layout import Index, family_of_file, index_of
 from ...blocks.recipe import Item, Source
-from ...errors import UserError
+from ...network.kohya import open_lora
 from ..shot import Applied
 
 _FOLDER = "train-lora-temporary"
@@ -36,7 +36,9 @@ def baked(loras: Sequence[Applied]) -> list[Applied]:
 
     Raises UserError as blocks.bake.
     """
-    sources = [source for source in map(_source, loras) if any(source.weights.values())]
+    every = [(source, _index(source)) for source in map(_source, loras)]
+    acting = [(source, index) for source, index in every if any(source.weights[block] for block in index.blocks())]
+    sources = [source for source, _ in acting]
     if not sources:
         return []
     from .host import WebUIHost
@@ -45,14 +47,11 @@ def baked(loras: Sequence[Applied]) -> list[Applied]:
     out = _folder() / f"train-lora-{_digest(sources)}.safetensors"
     if out.is_file():
         return [Applied(out)]
-    limit = limit_of(None, None, _PRECISION)
-    checkpoint = WebUIHost().checkpoint()
-    try:
-        bake_sources(sources, out, limit, _PRECISION)
-    except UserError:
-        if checkpoint is None or checkpoint.path.suffix != ".safetensors":
-            raise
-        bake_sources(sources, out, limit, _PRECISION, against=checkpoint.path)  # DoRA and the like need it
+    # A DoRA and the like change a checkpoint by its own weights.
+    needed = any(module.needs_checkpoint for _, index in acting for module in index.modules.values())
+    checkpoint = WebUIHost().checkpoint() if needed else None
+    against = checkpoint.path if checkpoint else None
+    bake_sources(sources, out, limit_of(None, None, _PRECISION), _PRECISION, against=against)
     return [Applied(out)]
 
 
@@ -78,6 +77,11 @@ def _folder() -> Path:
 def _source(lora: Applied) -> Source:
     family = family_of_file(lora.path)
     return Source(Item(lora.path.stem, 1.0), lora.path, None, lora.factors(family), family)
+
+
+def _index(source: Source) -> Index:
+    with open_lora(source.path) as file:
+        return index_of(file.shapes, source.path, source.family)
 
 
 def _digest(sources: Sequence[Source]) -> str:

@@ -80,10 +80,10 @@ def _writing(manager: Manager) -> dict[str, Any]:
     choices = [*((one.title, one.name) for one in captioners), (OnnxTagger.title, OnnxTagger.name)]
     place_of_taggers = manager.host.data_dir() / TAGGERS
     at = PREFIX + "caption_"
-    if not captioners:
-        gr.HTML(texts.note("note", *_NONE), elem_id=f"{PREFIX}no_captioner")
     hidden = manager.host.restricted()
     has_own = bool(captioners or onnx_tagger.folders(place_of_taggers))
+    if not has_own:
+        gr.HTML(texts.note("note", *_NONE), elem_id=f"{PREFIX}no_captioner")
     with gr.Accordion("Let a program write captions", open=has_own, elem_id=f"{at}writing"):
         captioner = unsaved(
             gr.Radio(choices=choices, value=choices[0][1], label="Written by", elem_id=f"{at}captioner")
@@ -130,7 +130,7 @@ def _options(at: str) -> dict[str, Any]:
             *(0, 1, begins.threshold),
             step=0.01,
             label="Threshold",
-            info="deepbooru writes the tags that it is surer of than this: 0.35 usually, 0.5 for ornate pictures",
+            info="Tags that are surer than this are written: 0.35 usually, 0.5 for ornate pictures",
             elem_id=f"{at}threshold",
         ),
         "exclude": gr.Textbox(label="Leave out", info="Tags with commas between", max_lines=2, elem_id=f"{at}exclude"),

@@ -212,7 +212,7 @@ class Blocks:
         if family:
             topology(family)
         store = self._store()
-        pasted = parse_pasted(text, BUILTIN | store.file.presets, None, store.file.faults)
+        pasted = parse_pasted(text, store.file.with_builtin, None, store.file.faults)
         files = find_loras(self._lora_dir)
         loras = [self._part(one, files, family) for one in pasted]
         head = text.partition("\nNegative prompt:")[0].partition("\nSteps:")[0]
@@ -451,7 +451,7 @@ class Blocks:
     def find(self, mix: Mix) -> list[Found]:
         """The files of a mix. Raises UserError."""
         store = self._store()
-        return find(mix, self._lora_dir, BUILTIN | store.file.presets, store.file.faults)
+        return find(mix, self._lora_dir, store.file.with_builtin, store.file.faults)
 
     @property
     def _lora_dir(self) -> Path:
@@ -461,7 +461,7 @@ class Blocks:
         return shared_store(self._manager.host.data_dir())
 
     def _known_presets(self) -> dict[str, tuple[float, ...]]:
-        return BUILTIN | self._store().file.presets
+        return self._store().file.with_builtin
 
     def _found(self, name: str) -> Path:
         if not name:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ...errors import UserError
 from ...jobs.manager import Manager
 from ...studio import audit, captions, edits, flips, limited, look, tokens
 from ...studio.captions import Preview, Row, Table
+from ...studio.flips import Plan
 from ...studio.look import picture_id
 from .. import guard
 from . import schemas
@@ -192,7 +194,10 @@ class CaptionStudio:
         if row.digest != digest:
             remedy = "Read the captions again, then edit it"
             raise UserError("it was changed by another program meanwhile", where=row.file.name, remedy=remedy)
-        done = captions.apply(table, captions.preview(table, edits.Set(text), [row]))
+        wanted = replace(
+            captions.preview(table, edits.Set(text), [row]), title=f"write the caption of {shown(row.picture.name)}"
+        )
+        done = captions.apply(table, wanted)
         if done.problems or done.changed:
             raise (*done.problems, UserError("it was changed meanwhile", where=row.file.name, remedy="Try again"))[0]
         return _row(self._table(folder, extension).row(name))
@@ -246,7 +251,7 @@ class CaptionStudio:
 
         return {"task": TASKS.start("caption-studio", "mirrored copies", work)}
 
-    def _flips(self, body: Body) -> tuple[Table, flips.Plan]:
+    def _flips(self, body: Body) -> tuple[Table, Plan]:
         given = Reader(body, ("folder", "extension", "filter", "protect", "writing"))
         protect, writing = given.text("protect", ""), given.flag("writing")
         table, rows = self._chosen(given)

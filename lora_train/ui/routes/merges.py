@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Depends, HTTPException
 
 from ...blocks.bake import bake
-from ...blocks.presets import BUILTIN, PresetFile, parse_presets
+from ...blocks.presets import PresetFile, parse_presets
 from ...errors import UserError
 from ...files import check_output_name
 from ...jobs.manager import Manager
@@ -47,9 +47,8 @@ class Merges:
         if out.exists() and not overwrite:
             error = UserError("there is a file of this name", where="name", remedy="Choose another, or overwrite it")
             raise HTTPException(409, described(error))
-        presets = BUILTIN | file.presets
         report = bake(
-            recipe, lora_dir, presets, out, rank, target, precision, unlisted, other=other, faults=file.faults
+            recipe, lora_dir, file.with_builtin, out, rank, target, precision, unlisted, other=other, faults=file.faults
         )
         self._manager.host.refresh_loras()
         return {"path": str(out), "name": out.stem, "report": report.as_dict()}

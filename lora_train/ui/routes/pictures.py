@@ -365,7 +365,10 @@ class Pictures:
         given.check()
         undone = found.journal.undo(number)
         changed = [shown(path.name) for path in undone.changed]
-        told = {"title": undone.entry.title, "restored": len(undone.restored), "changed": changed}
+        unmasked = masks.used(found) and bool(masks.missing(found))
+        if unmasked:  # else the next look would make the white ones again that were taken back
+            masks.use(found, False)
+        told = {"title": undone.entry.title, "restored": len(undone.restored), "changed": changed, "unmasked": unmasked}
         return {**told, "project": self._described(found)}
 
     # Details

@@ -83,6 +83,7 @@ def components() -> dict[str, Schema]:
         "PicturesUndone": _object(
             {
                 "title": TEXT,
+                "unmasked": FLAG,
                 "restored": WHOLE,
                 "changed": _IDS,
                 "project": {"$ref": "#/components/schemas/PictureProject"},
