@@ -6,10 +6,12 @@
   const { t, get, post } = lora;
   const { state } = blocks;
 
-  const [LOOK, SETTLE] = [300, 160]; // milliseconds: between two looks; a column that rests
-  // at: the try that the present numbers come from; shown: the one that is looked at; picture: which of its pictures.
-  const boards = { all: [], board: null, now: null, at: null, shown: null, picture: 0, pinned: null, live: false, asking: false, failure: "" };
-  let timer = 0, settling = 0, revision = -1, again = false;
+  const [LOOK, SETTLE, KEEP] = [300, 160, 2000]; // milliseconds: between two looks; a column that rests; until it is kept
+  const SMALL = 256 * 256; // pixels of a picture that is there soon enough without a first look
+  // at: the try that the present numbers come from; shown: the one that is looked at; picture: which of its pictures;
+  // wanted: the one that is waited for.
+  const boards = { all: [], board: null, now: null, at: null, shown: null, wanted: null, picture: 0, pinned: null, live: false, asking: false, failure: "" };
+  let timer = 0, settling = 0, keeping = 0, revision = -1, again = false;
 
   const base = (id = boards.board.id) => `blocks/boards/${encodeURIComponent(id)}`;
   const address = (url) => (url ? lora.API + url : null);
@@ -106,10 +108,11 @@
     boards.failure = "";
     await guarded(async () => {
       if (!boards.board) await create();
-      const body = { mix: blocks.told(), draft: true };
+      const { width, height } = state.mix.shot, body = { mix: blocks.told(), draft: width * height > SMALL };
       if (find(boards.at)) body.parent = boards.at;
       const told = (await post(`${base()}/tries`, body)).try;
-      if (told && told.state === "done") await finish(told.id);
+      boards.wanted = told.id;
+      if (told.state === "done") await finish(told.id);
       else boards.now = { running: null, waiting: told, latest: [], revision: -2 };
     });
     boards.asking = false;
@@ -124,7 +127,7 @@
     const told = await get(base());
     boards.board = told;
     if (!find(id)) return;
-    [boards.at, boards.shown] = [id, id];
+    [boards.at, boards.shown, boards.wanted] = [id, id, null];
     blocks.remember();
   }
 
@@ -146,7 +149,7 @@
         const told = await get(base(id));
         if (boards.board && boards.board.id === id) boards.board = told;
         const { last } = now;
-        if (before && last && last.state === "done" && find(last.id)) [boards.at, boards.shown] = [last.id, last.id];
+        if (last && last.id === boards.wanted && last.state === "done" && find(last.id)) [boards.at, boards.shown, boards.wanted] = [last.id, last.id, null];
         boards.failure = last && last.state === "failed" && !underWay() ? last.error || "" : "";
       }
     } catch (error) {
@@ -158,6 +161,11 @@
     if (underWay() || (boards.now && boards.now.busy)) later();
   }
 
+  // So that another browser finds the numbers as they were left.
+  function keepMix() {
+    if (boards.board && state.mix.loras.length && !boards.asking) post(`${base()}/mix`, { mix: blocks.told() }).catch(() => {}); // this browser keeps them anyway
+  }
+
   const stop = () => guarded(async () => {
     boards.now = await post(`${base()}/stop`);
     later(0);
@@ -165,6 +173,7 @@
 
   // Go to a try: its numbers, and its scene. What is changed from there is a branch.
   function go(one) {
+    boards.wanted = null;
     [boards.at, boards.shown, boards.picture] = [one.id, one.id, Math.min(boards.picture, Math.max(0, (one.pictures || []).length - 1))];
     quietly(() => blocks.replace(t("Go to try {number}", { number: one.id }), one.mix));
     blocks.redraw();
@@ -217,6 +226,8 @@
   });
 
   blocks.onChange(() => {
+    clearTimeout(keeping);
+    if (boards.board && state.mix.loras.length) keeping = setTimeout(keepMix, KEEP);
     if (!boards.live || quiet) return;
     clearTimeout(settling);
     settling = setTimeout(tryNow, SETTLE);

@@ -10,22 +10,24 @@
   const colour = (index) => `var(--train-lora-mix-${(index % COLOURS) + 1})`;
   const when = (seconds) => new Date(1000 * (seconds || 0)).toLocaleDateString([], { dateStyle: "medium" });
 
-  // A field to search in and the files that are found, the newest first.
-  function picker(choose) {
+  // A field to search in and the files that are found, the newest first. usable: files that can be chosen.
+  function picker(choose, usable = () => true) {
     const found = make("div", { class: "train-lora-blocks-files", role: "list" });
     const words = make("input", { type: "search", placeholder: t("Search"), "aria-label": t("Search the LoRAs"), autocomplete: "off" });
     const none = make("p", { class: "train-lora-hint" }, t("No LoRA has this in its name."));
     const box = make("div", { class: "train-lora-blocks-picker" }, words, found, none);
     const here = () => {
       const asked = words.value.trim().toLowerCase();
-      return (state.files || []).filter((one) => one.name.toLowerCase().includes(asked));
+      const found = (state.files || []).filter((one) => one.name.toLowerCase().includes(asked)), fits = found.filter((one) => !one.problem && usable(one));
+      return [...fits, ...found.filter((one) => !fits.includes(one))];
     };
     words.addEventListener("input", () => box.update());
-    words.addEventListener("keydown", (event) => { if (event.key === "Enter" && here().length) choose(here()[0].name); });
+    words.addEventListener("keydown", (event) => { if (event.key === "Enter" && here().length && !found.firstChild.disabled) choose(here()[0].name); });
     box.update = () => {
       const files = here();
-      list(found, files.slice(0, MOST), (one) => one.name, (one) => make("button", { type: "button", role: "listitem", class: "train-lora-blocks-file", title: one.problem ? lora.message(one.problem) : one.name, disabled: Boolean(one.problem), onclick: () => choose(one.name) },
+      list(found, files.slice(0, MOST), (one) => one.name, (one) => make("button", { type: "button", role: "listitem", class: "train-lora-blocks-file", title: one.problem ? lora.message(one.problem) : one.name, onclick: () => choose(one.name) },
         make("b", {}, blocks.stem(one.name)), make("small", {}, [one.problem ? t("can't be used") : one.family, when(one.modified)].filter(Boolean).join(" · "))));
+      [...found.children].forEach((button, n) => { button.disabled = Boolean(files[n].problem) || !usable(files[n]); });
       show(none, !files.length);
       show(words, (state.files || []).length > 8);
     };
@@ -87,7 +89,7 @@
       mark(box.front, "aria-pressed", index === state.active);
       mark(box, "data-front", index === state.active);
       mark(box, "data-off", Boolean(it.hidden));
-      say(box.note, it.hidden ? t("off") : known ? "" : t("reading …"));
+      say(box.note, it.hidden ? t("off") : known ? "" : state.details.has(it.name) ? t("not in the folder") : t("reading …"));
       show(box.recipe, Boolean(known && known.recipe));
       show(box.one, !split);
       show(box.two, split);
@@ -105,7 +107,7 @@
     build() {
       const box = make("div", { class: "train-lora-blocks-strips" });
       box.rows = make("div", { class: "train-lora-blocks-rows" });
-      box.files = picker(async (name) => { if (await blocks.add(name)) open(false); });
+      box.files = picker(async (name) => { if (await blocks.add(name)) open(false); }, (one) => one.family === blocks.family());
       const open = (is) => { show(box.files, is); mark(box.more, "aria-expanded", is); if (is) { box.files.update(); box.files.focusWords(); } };
       box.more = blocks.button(t("+ Add a LoRA"), () => { if (box.files.hidden) blocks.loadFiles().catch(blocks.complain); open(box.files.hidden); }, { "aria-expanded": "false" });
       box.files.addEventListener("keydown", (event) => { if (event.key === "Escape") { open(false); box.more.focus(); } });

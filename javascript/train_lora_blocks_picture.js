@@ -162,7 +162,7 @@
   function looked() {
     const { now, shown, find, pictureOf } = boards();
     const running = now && now.running;
-    return running && pictureOf(running) ? running : find(shown);
+    return running && running.id === boards().wanted && pictureOf(running) ? running : find(shown);
   }
 
   function draw(box) {

@@ -42,7 +42,7 @@
   }
 
   function build(element) {
-    const made = { error: make("p", { class: "train-lora-box", "data-kind": "error", role: "alert", hidden: true }), answer: make("span", { class: "train-lora-blocks-answer", role: "status" }) };
+    const made = { error: make("p", { class: "train-lora-box", "data-kind": "error", role: "alert", title: t("Click to put it away"), hidden: true, onclick: () => complain(null) }), answer: make("span", { class: "train-lora-blocks-answer", role: "status" }) };
     for (const place of PLACES) made[place] = make("div", { class: `train-lora-blocks-${place}` });
     made.undo = button("↶", blocks.undo, { "aria-label": t("Undo"), title: t("Undo") });
     made.redo = button("↷", blocks.redo, { "aria-label": t("Redo"), title: t("Redo") });
@@ -190,7 +190,7 @@
       const told = await post("blocks/text", { mix: blocks.told() });
       const text = what === "numbers" ? told.numbers[state.active] : what === "prompt" ? told.prompt : told.recipe;
       const done = await copied(text);
-      complain(null);
+      complain(what === "prompt" && told.prompt_problem ? { status: 422, detail: [{ what: told.prompt_problem }] } : null);
       if (done) answer(t("Copied: {text}", { text }));
       else showText(text);
     } catch (error) {

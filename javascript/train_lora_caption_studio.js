@@ -8,7 +8,7 @@
   const studio = lora.captionStudio = { tags: [], trigger: () => valueOf("train_lora_caption_trigger") };
   const [PAGE, CHIPS, SHOWN] = [30, 36, 60]; // rows of a page; tags and changes that are shown unasked
 
-  const EMPTY = { tags: [], without: [], folder: "", missing: null, text: "", names: null };
+  const EMPTY = { tags: [], without: [], folder: "", missing: null, text: "", foreign: false, names: null };
   let filter = { ...EMPTY }, why = ""; // why: what the named pictures are, where a finding chose them
   let page = null, tags = null, findings = null, history = null, preview = null; // what the server said last
   let failed = [], tool = "", offset = 0, asked = 0, loaded = "", told = null, allTags = false, busy = false;
@@ -31,9 +31,8 @@
   const set = () => ({ folder: valueOf("train_lora_train_data_dir"), extension: valueOf("train_lora_caption_extension") || ".txt" });
 
   function chosen() {
-    const { tags: having, without, folder, missing, text, names } = filter;
-    const named = selected.size ? [...selected] : names;
-    return { tags: having, without, folder, missing, text, ...(named ? { names: named } : {}) };
+    const named = selected.size ? [...selected] : filter.names;
+    return { ...filter, names: named || undefined };
   }
 
   // Small pieces
@@ -185,6 +184,7 @@
   // What changed on disk: everything that tells of it is read again.
   async function again() {
     preview = null;
+    for (const [name, draft] of drafts) if (draft.text === draft.before) drafts.delete(name);
     await load(true);
     if (history) await readHistory();
     if (findings) await check();
@@ -280,7 +280,7 @@
     requestAnimationFrame(grow);
     return own("div", "editor", {}, area, diff,
       own("div", "ends", {}, button(t("Save"), () => save(row.name), { "data-kind": "first" }), button(t("Cancel"), back),
-        make("small", {}, t("Enter saves, Ctrl+Enter goes on to the next, Tab completes a tag, Esc goes back"))));
+        make("small", {}, t("Enter saves, Ctrl+Enter goes on to the next, Shift+Enter begins a line, Tab completes a tag, Esc goes back"))));
   }
 
   function focusCaption(name) {
@@ -373,32 +373,32 @@
   // Forms of the tools: each gives its edits
 
   const TOOLS = {
-    add: ["Add", () => {
+    add: [/* t */ "Add", () => {
       const what = words(t("tags, with commas between"), { "aria-label": t("Tags") });
       const after = words(t("this tag"), { hidden: true, "aria-label": t("Behind which tag") });
       const place = choice([["first", t("at the front")], ["last", t("at the end")], ["after", t("behind a tag")]], "first", t("Where"), (value) => show(after, value === "after"));
       return [[what, place, after], () => [{ edit: "add", tags: what.value, place: place.value, after: place.value === "after" ? after.value : "" }]];
     }],
-    remove: ["Remove", () => {
+    remove: [/* t */ "Remove", () => {
       const what = words(t("tags, with commas between"), { "aria-label": t("Tags") });
       what.value = filter.tags.join(", ");
       return [[what], () => [{ edit: "remove", tags: what.value }]];
     }],
-    replace: ["Replace", () => {
+    replace: [/* t */ "Replace", () => {
       const what = words(t("this tag"), { "aria-label": t("What is replaced") }), by = words(t("by this; empty removes it"), { "aria-label": t("By what") });
       [what.value] = filter.tags.length ? filter.tags : [""];
       const text = tick(t("anywhere in the text")), regex = tick(t("regular expression"), { disabled: page && !page.regex, title: page && !page.regex && t("Not where strangers may reach this page") });
       const given = () => [{ edit: "replace", find: what.value, by: by.value, regex: regex.box.checked, scope: text.box.checked ? "text" : "tag" }];
       return [[what, make("span", {}, "→"), by, text.label, regex.label], given];
     }],
-    order: ["Order", () => {
+    order: [/* t */ "Order", () => {
       const first = words(t("tags to the front"), { "aria-label": t("Tags to the front") }), last = words(t("tags to the end"), { "aria-label": t("Tags to the end") });
       const sort = choice([["", t("leave the others in order")], ["alphabet", t("sort by the alphabet")], ["frequency", t("sort, most frequent first")]], "", t("The others"));
       const keep = make("input", { type: "number", min: 0, max: 50, value: Number(valueOf("train_lora_keep_tokens")) || 0, "aria-label": t("Tags at the front that stay") });
       const given = () => [{ edit: "reorder", first: first.value, last: last.value, sort: sort.value, keep: Number(keep.value) || 0 }];
       return [[first, last, sort, field(t("but the first"), keep)], given];
     }],
-    tidy: ["Tidy up", () => {
+    tidy: [/* t */ "Tidy up", () => {
       const twice = tick(t("each tag once"), { checked: true }), utf8 = tick(t("save as UTF-8"), { checked: page && Object.keys(page.encodings).length > 0 });
       const lines = choice([["", t("underscores as they are")], ["spaces", t("underscores to spaces")], ["underscores", t("spaces to underscores")]], "", t("Underscores"));
       const brackets = choice([["", t("brackets as they are")], ["escaped", t("escape brackets: \\( \\)")], ["plain", t("plain brackets: ( )")]], "", t("Brackets"));
@@ -410,7 +410,7 @@
       ];
       return [[twice.label, lines, brackets, utf8.label], given];
     }],
-    mirror: ["Mirrored copies", () => {
+    mirror: [/* t */ "Mirrored copies", () => {
       const writing = tick(t("also where captions speak of text or a signature"), { "data-writing": true });
       const about = make("small", {}, t("A copy beside each picture, left and right swapped in its caption too. “Mirror at random” in the step Training does it without files."));
       return [[writing.label, about], null];
@@ -538,9 +538,11 @@
     const notes = [];
     if (foreign.length) {
       const number = foreign.reduce((sum, [, n]) => sum + n, 0);
+      const as = choice([["", t("read as it is shown")], ...["GBK", "Shift-JIS", "cp1252", "UTF-16"].map((name) => [name, t("read as {encoding}", { encoding: name })])], "", t("Encoding"));
       notes.push(make("div", { class: "train-lora-box", "data-kind": "warning" },
         make("p", {}, t("Not in UTF-8: {count}, in {encodings}. Look whether they read right; what is written is UTF-8.", { count: captions(number), encodings: foreign.map(([name, n]) => `${foreign.length > 1 ? `${name} (${n})` : name}`).join(", ") })),
-        button(t("Save them as UTF-8 …"), () => look([{ edit: "save" }], { filter: { ...EMPTY, names: undefined } }))));
+        own("div", "ends", {}, button(t("Show them"), () => { narrow({ ...EMPTY, foreign: true }); clearSearch(); }), as,
+          button(t("Save them as UTF-8 …"), () => look([{ edit: "save", read_as: as.value }], { filter: { ...EMPTY, foreign: true, names: undefined } })))));
     }
     if (page.unreadable) notes.push(make("div", { class: "train-lora-box", "data-kind": "warning" }, make("p", {}, t("{count} can't be read: “Check captions” tells why.", { count: captions(page.unreadable) }))));
     part.notes.replaceChildren(...notes);
@@ -557,6 +559,7 @@
       ...filter.tags.map((tag) => ["with", tag, () => narrow({ tags: filter.tags.filter((one) => one !== tag) })]),
       ...filter.without.map((tag) => ["without", tag, () => narrow({ without: filter.without.filter((one) => one !== tag) })]),
     ].map(([kind, tag, off]) => make("button", { type: "button", class: "train-lora-cs-chip", "data-kind": kind, onclick: off, title: t("Take this filter away") }, kind === "with" ? "" : "− ", asItIs(tag), " ×"));
+    if (filter.foreign) chips.push(make("button", { type: "button", class: "train-lora-cs-chip", "data-kind": "with", onclick: () => narrow({ foreign: false }), title: t("Take this filter away") }, t("not in UTF-8"), " ×"));
     if (filter.names) chips.push(make("button", { type: "button", class: "train-lora-cs-chip", "data-kind": "with", onclick: () => { why = ""; narrow({ names: null }); }, title: t("Take this filter away") }, why || pictures(filter.names.length), " ×"));
     if (selected.size) chips.push(make("button", { type: "button", class: "train-lora-cs-chip", "data-kind": "with", onclick: () => { selected.clear(); drawRows(); } }, t("{count} selected", { count: count(selected.size) }), " ×"));
     part.active.replaceChildren(...chips);

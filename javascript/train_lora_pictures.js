@@ -19,7 +19,7 @@
   const listeners = [];
   const state = {
     told: null, understood: null, asked: "", recent: [], report: null, masks: false, filter: { folder: "", finding: "", search: "" },
-    total: 0, rows: new Map(), loading: new Set(), turn: 0, selected: new Set(), last: -1, size: 148, task: null, said: [], wrong: [], busy: false,
+    total: 0, rows: new Map(), loading: new Set(), turn: 0, selected: new Set(), last: -1, size: 148, task: null, outcome: null, said: [], wrong: [], busy: false,
   };
 
   const button = (text, act, more = {}) => make("button", { type: "button", class: "train-lora-button", onclick: act, ...more }, text);
@@ -90,7 +90,7 @@
     state.told = answer;
     state.said = answer.said || [];
     if (former !== answer.id || fresh) {
-      Object.assign(state, { report: null, filter: { folder: "", finding: "", search: "" }, understood: null });
+      Object.assign(state, { report: null, outcome: null, filter: { folder: "", finding: "", search: "" }, understood: null });
       state.selected.clear();
       remembered(answer.folder);
     }
@@ -205,7 +205,7 @@
     const known = found.project;
     const choices = found.choices.length > 1 ? found.choices : [];
     const words = known ? t(OFFERS.project, { name: known.name }) : t(OFFERS[found.kind] || OFFERS.empty);
-    const act = () => (known ? open(found.folder) : build(found.folder));
+    const act = () => (known ? open(known.folder) : build(found.folder));
     const explained = !known && ["concept", "kohya", "loose"].includes(found.kind)
       ? make("p", {}, t("The project gets image/, models/, log/ and reg/ in a folder beside them. The pictures stay where they are; nothing is copied.")) : null;
     return make("div", { class: "train-lora-offer" },
@@ -245,6 +245,8 @@
   async function ended(task) {
     if (task.kind === "scan") await report();
     else {
+      state.outcome = task;
+      draw();
       await refresh();
       await fields();
       if (task.result && task.result.made) scan();
@@ -259,38 +261,50 @@
     const task = (status.tasks || []).find((one) => KINDS.includes(one.kind));
     const running = Boolean(task && task.state === "running");
     const now = task ? `${task.id} ${task.state}` : "";
-    if (task && !running && seen === `${task.id} running` && state.told) ended(task);
-    if (task && !running && task.id === state.task && !seen.startsWith(task.id) && state.told) ended(task); // it was quicker than a look
+    const before = seen;
     if (now) seen = now;
+    const quick = task && task.id === state.task && !before.startsWith(`${task.id} `); // it ended before anyone looked
+    if (task && !running && state.told && (quick || before === `${task.id} running`)) ended(task);
     state.busy = running;
-    show(part.task, Boolean(task) && (running || task.id === state.task));
+    show(part.task, Boolean(task) && (running || (task.kind === "scan" && task.id === state.task)));
     if (!task) return;
     part.stop.dataset.task = task.id;
     show(part.stop, running);
     show(part.bar, running);
     mark(part.bar, "data-unsure", running && !task.total);
     part.bar.firstChild.style.width = task.total ? `${(100 * task.done) / task.total}%` : "0";
-    const values = { done: count(task.done), total: count(task.total), made: count(task.result?.made ?? 0), seconds: task.seconds };
+    const values = { done: count(task.done), total: count(task.total), seconds: task.seconds };
     const words = {
       scan: running ? t("Looking at the pictures: {done} of {total}", values) : t("Looked at {total} pictures in {seconds} s", values),
-      cut: running ? t("Cutting the pictures") : task.result?.made === 1 ? t("1 picture made") : t("{made} pictures made", values),
-      masks: running ? t("Masks: {done} of {total}", values) : task.result?.made === 1 ? t("1 mask made") : t("{made} masks made", values),
+      cut: t("Cutting the pictures"),
+      masks: t("Masks: {done} of {total}", values),
     };
     say(part.stage, task.state === "failed" ? "" : words[task.kind]);
     const lines = [...(task.error ? [task.error] : []), ...(task.warnings || [])];
     show(part.notes, lines.length > 0);
     mark(part.notes, "data-kind", task.error ? "error" : "warning");
     fill(part.notes, JSON.stringify(lines), () => [make("ul", {}, ...lines.map((line) => make("li", {}, message(line))))]);
-    drawLeaving(part, task);
   }
 
-  // After a cut the originals would be trained on as well: the way to leave them out.
-  function drawLeaving(part, task) {
-    const from = task.kind === "cut" && task.state === "done" && task.result.made ? task.result.from : [];
+  // What the last cut or masking made stays to be read while the pictures are looked at again; after a cut the originals
+  // would be trained on as well, so there is the way to leave them out.
+  function drawOutcome(part) {
+    const task = state.outcome, made = task?.result?.made ?? 0;
+    const from = task?.kind === "cut" && made ? task.result.from : [];
     const folders = (state.told.concepts || []).filter((one) => from.includes(one.id) && one.used);
-    show(part.leaving, folders.length > 0);
-    fill(part.leaving, JSON.stringify([folders, t("Undo")]), () => [make("p", {}, t("What they were cut from is trained on as well.")),
-      make("span", { class: "train-lora-buttons" }, ...folders.map((one) => button([make("span", {}, t("Leave out")), " ", raw(one.name)], () => change("/use", { concept: one.id, used: false }))))]);
+    show(part.outcome, Boolean(task));
+    if (!task) return;
+    mark(part.outcome, "data-kind", task.error ? "error" : task.warnings.length ? "warning" : "ok");
+    fill(part.outcome, JSON.stringify([task.id, task.warnings, folders, t("Undo")]), () => [
+      make("header", {}, make("b", {}, task.error ? message(task.error) : outcome(task, made)), button("✕", () => { state.outcome = null; draw(); }, { title: t("Close"), "aria-label": t("Close") })),
+      task.warnings.length ? make("ul", {}, ...task.warnings.map((line) => make("li", {}, message(line)))) : null,
+      folders.length ? make("p", {}, t("What they were cut from is trained on as well.")) : null,
+      folders.length ? make("span", { class: "train-lora-buttons" }, ...folders.map((one) => button([make("span", {}, t("Leave out")), " ", raw(one.name)], () => change("/use", { concept: one.id, used: false })))) : null]);
+  }
+
+  function outcome(task, made) {
+    if (task.kind === "cut") return made === 1 ? t("1 picture made") : t("{made} pictures made", { made: count(made) });
+    return made === 1 ? t("1 mask made") : t("{made} masks made", { made: count(made) });
   }
 
   // The whole view
@@ -305,12 +319,12 @@
     element.replaceChildren(make("section", { class: "train-lora-studio" },
       put("said", make("div", { class: "train-lora-box", "data-kind": "note", role: "status", hidden: true })),
       put("wrong", make("div", { class: "train-lora-box", "data-kind": "error", role: "alert", hidden: true })),
+      put("outcome", make("div", { class: "train-lora-box train-lora-outcome", role: "status", hidden: true })),
       put("folders", make("div", { class: "train-lora-folders" })),
       put("task", make("div", { class: "train-lora-pictures-task", hidden: true },
         make("header", {}, put("stage", make("span", { class: "train-lora-stage" })), put("stop", button(t("Stop"), (event) => send(`tasks/${event.currentTarget.dataset.task}/stop`)))),
         put("bar", make("div", { class: "train-lora-bar", role: "progressbar" }, make("i"))),
-        put("notes", make("div", { class: "train-lora-box", hidden: true })),
-        put("leaving", make("div", { class: "train-lora-box", "data-kind": "note", hidden: true })))),
+        put("notes", make("div", { class: "train-lora-box", hidden: true })))),
       put("report", make("div", { class: "train-lora-scan" })),
       make("div", { class: "train-lora-pictures-tools" },
         put("chosen", make("span", { class: "train-lora-buttons" })),
@@ -342,6 +356,7 @@
     lines(part.wrong, state.wrong);
     drawFolders(part);
     drawTask(status, part);
+    drawOutcome(part);
     drawReport(part);
     drawChosen(part);
     drawChanges(part);
@@ -644,7 +659,7 @@
 
   async function begun(path, body) {
     const answer = await send(at(path), body);
-    if (answer) state.task = answer.task;
+    if (answer) [state.task, state.outcome] = [answer.task, null];
     state.said = [];
     lora.look();
     draw();

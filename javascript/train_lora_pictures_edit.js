@@ -221,7 +221,7 @@
       const answer = await ask(wrong, at("/cut"), { pictures: ids, way, into: folder, options: wanted() });
       act.disabled = false;
       if (!answer) return;
-      state.task = answer.task;
+      [state.task, state.outcome] = [answer.task, null];
       box.close();
       lora.look();
     }
@@ -495,11 +495,14 @@
         stale();
         return;
       }
-      const figure = (words, source) => make("figure", {}, make("img", { src: source, alt: words }), make("figcaption", {}, words));
+      const all = [["Lanczos", found.before], [found.before ? chosen.upscaler : t("Result"), found.after], [t("Mask"), found.mask]].filter(([, source]) => source);
+      const figure = ([words, source]) => make("figure", {}, make("img", { src: source, alt: words }), make("figcaption", {}, words));
+      const large = () => {
+        const over = make("button", { type: "button", class: "train-lora-preview train-lora-preview-large", title: t("Click to go back"), onclick: () => over.remove() }, make("div", {}, ...all.map(figure)));
+        frame.append(over);
+      };
       const enlarged = found.factor > 1 ? t("{width} × {height}, enlarged {factor} times", { ...found, factor: Math.round(found.factor * 100) / 100 }) : t("{width} × {height}", found);
-      preview.replaceChildren(make("div", {}, found.before ? figure("Lanczos", found.before) : null, figure(found.before ? chosen.upscaler : t("Result"), found.after), found.mask ? figure(t("Mask"), found.mask) : null),
-        make("p", { class: "train-lora-hint" }, enlarged));
-      preview.querySelectorAll(":empty:not(img)").forEach((empty) => empty.remove());
+      preview.replaceChildren(make("button", { type: "button", title: t("Show them large"), onclick: large }, make("div", {}, ...all.map(figure))), make("p", { class: "train-lora-hint" }, enlarged));
       preview.scrollIntoView({ block: "nearest" });
     }
 
@@ -507,7 +510,7 @@
       const cuts = own.boxes.map((one) => ({ picture: row.id, box: one.box, into: one.folder, suffix: one.suffix }));
       const answer = await ask(wrong, at("/cut"), { cuts, options: wanted() });
       if (!answer) return;
-      state.task = answer.task;
+      [state.task, state.outcome] = [answer.task, null];
       lora.look();
       own.made += cuts.length;
       const said = side.querySelector(".train-lora-edit-said");

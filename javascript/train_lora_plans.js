@@ -141,6 +141,7 @@
   // Folders were written or taken back: the step's other views show them anew.
   async function written() {
     if (!lora.project?.id || !lora.pictures?.changed) return;
+    lora.pictures.state?.rows?.clear(); // what was moved isn't asked for under its former name
     try {
       await lora.pictures.changed(await lora.get(`pictures/${lora.project.id}`));
     } catch { /* they look again by themselves */ }

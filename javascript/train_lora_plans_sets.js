@@ -50,6 +50,7 @@
           own("div", "row", {},
             put("base", button(t("Draw it and train it"), () => train(false), { class: "train-lora-button train-lora-primary" })),
             put("again", button(t("Draw a new set"), () => train(true), { hidden: true }))),
+          put("baseStrip", own("div", "strip", {})),
           put("lora", own("div", "lora", { hidden: true })))),
       put("listHead", make("h4", { hidden: true }, t("Sets of this project"))),
       put("list", own("div", "list", {})));
@@ -127,7 +128,7 @@
     drawn.set(element, key);
     try {
       const page = await lora.get(`pictures/${of}/page?limit=500&search=${encodeURIComponent(`${one.id}_`)}`);
-      const latest = page.pictures.filter((picture) => one.folders.some((folder) => folder.endsWith(`/${picture.concept}`)) || one.kind !== "base").slice(-14).reverse();
+      const latest = page.pictures.filter((picture) => one.folders.some((folder) => folder.endsWith(picture.concept))).slice(-14).reverse();
       lora.list(element, latest, (picture) => picture.id, (picture) => make("img", { src: `${lora.API}pictures/${of}/thumbnails/${picture.id}/128.jpg`, alt: picture.name, title: picture.name, loading: "lazy" }));
     } catch { /* no pictures to show then */ }
   }
@@ -174,29 +175,48 @@
     say(part.step2.firstChild, t("Train a LoRA on them, eight epochs") + (job ? ` (${t(job.state === "queued" ? "waiting" : "under way")})` : ""));
     show(part.again, Boolean(set) && !drawing);
     say(part.base, set && !set.whole ? t("Go on drawing, then train it") : set ? t("Train it again") : t("Draw it and train it"));
+    part.base.classList.toggle("train-lora-primary", !base.lora);
     part.base.disabled = !base.can || Boolean(drawing) || Boolean(job);
+    if (set && base.project) strip(part.baseStrip, { ...set, made }, base.project);
     show(part.lora, Boolean(base.lora));
     if (base.lora) lora.fill(part.lora, base.lora, () => [
       make("p", {}, make("b", {}, t("It is trained:")), " ", asItIs(base.lora)),
       make("p", {}, t("In a recipe it is taken away with a negative strength, LORA being yours:")),
       make("pre", {}, base.recipe),
-      own("div", "row", {}, button(t("Into the block editor"), () => {
-        document.dispatchEvent(new CustomEvent("train-lora:open-blocks", { detail: { lora: base.lora, recipe: base.recipe, strength: -1, preset: "GP2" } }));
-        lora.step("blocks");
-      }, { class: "train-lora-button train-lora-primary" })),
+      own("div", "row", {}, button(t("Into the block editor"), intoEditor, { class: "train-lora-button train-lora-primary" })),
     ]);
+  }
+
+  // The editor gets it beside what it has, taken away with the weights that are usual for it.
+  async function intoEditor() {
+    lora.step("blocks");
+    for (let tries = 0; tries < 120 && !lora.blocks?.state?.ready; tries += 1) await new Promise((resolve) => setTimeout(resolve, 125));
+    const blocks = lora.blocks;
+    if (!blocks?.state?.ready || blocks.state.mix.loras.some((one) => one.name === base.lora)) return;
+    try {
+      const { loras: [one] } = await lora.post("blocks/parse", { text: `${base.lora}:-1:GP2` });
+      await blocks.loadFiles();
+      if (one.preset) blocks.state.origins[one.name] = one.preset;
+      await blocks.add(one.name, { te: one.te, unet: one.unet, weights: one.weights, preset: one.preset });
+    } catch (error) {
+      lora.step("pictures");
+      tell(part.problem, lora.problems(error));
+    }
   }
 
   function task(one) {
     if (!part || !["set", "base-style"].includes(one.kind)) return;
     const result = one.result;
-    if (one.state === "running" || (recent && recent.id === one.id)) recent = { ...(recent && recent.id === one.id ? recent : { id: one.id }), state: one.state, done: one.done };
+    if (one.state === "running" || (recent && recent.id === one.id)) recent = { ...(recent && recent.id === one.id ? recent : {}), ...result, id: one.id, state: one.state, done: one.done };
     part.task.draw(one, (now) => t("{done} of {total} pictures drawn", { done: count(now.done), total: count(now.total) }));
     if (base && one.state === "running" && known) fill();
     if (one.state === "running" || handled.has(one.id)) return;
     handled.add(one.id);
     if (one.error) tell(part.problem, [message(one.error)]);
-    if (!result) return;
+    if (!result || result.count === undefined) {
+      draw(project).then(() => one.error && tell(part.problem, [message(one.error)]));
+      return;
+    }
     if (project && result.project === project.id && result.entry !== null) plans.written();
     draw(project).then(() => {
       if (result.job) tell(part.problem, [t("The set is drawn and its training is in the queue; the step Training shows it.")], "ok");

@@ -139,23 +139,24 @@ Parts = Sequence[tuple[Tensor, float]]
 
 
 def _fill_down(out: Tensor, parts: Parts) -> tuple[Tensor, float]:
-    """Write x · scale of each part one below the other into out [r, n]; (yyᵀ, ‖y − out‖²) of what is written, y."""
+    """Write x · scale of each part, a power of two, one below the other into out [r, n]; (out outᵀ, ‖y − out‖²) with y
+    what was to be written.
+    """
     rank, n = out.shape
     products = torch.zeros(rank, rank, dtype=torch.float64)
     lost = 0.0
-    exact = all(x.dtype == out.dtype and scale >= 1 for x, scale in parts)  # powers of two
     buffer = torch.empty(rank, min(n, _ROWS))
     for start in range(0, n, _ROWS):
         columns = slice(start, min(start + _ROWS, n))
         y, at = buffer[:, : columns.stop - start], 0
         for x, scale in parts:
-            y[at : at + x.shape[0]].copy_(x[:, columns]).mul_(scale)
+            rows = slice(at, at + x.shape[0])
+            out[rows, columns] = x[:, columns] * scale
+            if x.dtype != out.dtype or scale < 1:  # else no digit is lost
+                difference = x[:, columns].float().mul_(scale).sub_(out[rows, columns])
+                lost += float(difference.square_().sum(dtype=torch.float64))
             at += x.shape[0]
-        out[:, columns] = y
-        products += gram(y.T)
-        if not exact:
-            y -= out[:, columns]
-            lost += float(y.square().sum(dtype=torch.float64))
+        products += gram(y.copy_(out[:, columns]).T)
     return products, lost
 
 

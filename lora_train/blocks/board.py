@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -258,17 +259,17 @@ class Boards:
         texts = PngInfo()
         if number < len(one.texts):
             texts.add_text("parameters", one.texts[number])
-        path = self._path(board, one.id, number, DRAFT if draft else FULL)
+        encoded = {DRAFT if draft else FULL: _encoded(picture, "PNG", pnginfo=texts, compress_level=3)}
+        if not draft:
+            small = picture.convert("RGB")
+            small.thumbnail((SMALL, SMALL), Image.Resampling.LANCZOS)
+            encoded[THUMB] = _encoded(small, "JPEG", quality=85)
         with self._lock:
             if not (self.folder / board).is_dir():
                 raise UserError("the board was removed", where=board, remedy="Bring it back first")
-            with replace_file(path) as temporary:
-                picture.save(temporary, "PNG", pnginfo=texts)
-            if not draft:
-                small = picture.convert("RGB")
-                small.thumbnail((SMALL, SMALL), Image.Resampling.LANCZOS)
-                with replace_file(self._path(board, one.id, number, THUMB)) as temporary:
-                    small.save(temporary, "JPEG", quality=85)
+            for ending, data in encoded.items():
+                with replace_file(self._path(board, one.id, number, ending)) as temporary:
+                    temporary.write_bytes(data)
         listed = one.drafts if draft else one.drawn
         listed[:] = sorted({*listed, number})
 
@@ -338,6 +339,12 @@ class Boards:
         write_text(path, json.dumps(asdict(the), ensure_ascii=False))
         status = path.stat()
         self._open[the.id] = (status.st_size, status.st_mtime_ns), the
+
+
+def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    data = BytesIO()
+    picture.save(data, kind, **options)
+    return data.getvalue()
 
 
 def view(board: Board, one: Try) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ..errors import UserError, raise_all
-from ..files import replace_file, write_text
+from ..files import replace_file
 from ..paths import ROOT
 from .families import COUNTS, FOREIGN_COUNTS, count_problem
 
@@ -171,25 +171,15 @@ def parse_presets(text: str, where: object = "presets") -> Presets:
     return presets
 
 
-def read_presets(path: str | Path) -> Presets:
-    """Presets of a text file in UTF-8. Raises UserError: missing, not text, or every bad line."""
-    return parse_presets(_read(Path(path), utf8_mark=False), path)
-
-
 def format_presets(presets: Mapping[str, tuple[float, ...]]) -> str:
     """The text that parse_presets reads back. Raises UserError for a name that a line can't hold."""
     return "".join(f"{check_name(name)}:{format_numbers(numbers)}\n" for name, numbers in presets.items())
 
 
-def write_presets(path: str | Path, presets: Mapping[str, tuple[float, ...]]) -> None:
-    """Replace a preset file; comments in the old one are lost. PresetFile keeps them."""
-    write_text(path, format_presets(presets))
-
-
-def _read(path: Path, utf8_mark: bool) -> str:
-    """The text of a file with its line ends as they are. utf8_mark: with the byte order mark, where there is one."""
+def _read(path: Path) -> str:
+    """The text of a file as it is: line ends, and the byte order mark where there is one."""
     try:
-        return path.read_bytes().decode("utf-8" if utf8_mark else "utf-8-sig")
+        return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise UserError("there is no such preset file", where=path, remedy="Check --presets") from None
     except UnicodeDecodeError:
@@ -378,14 +368,14 @@ def open_store(own: str | Path, block_weight: str | Path | None = None) -> Prese
     path = Path(own) if block_weight is None else _block_weight_file(Path(block_weight))
     before = _bytes(path)
     if before is not None:
-        return PresetStore(path, PresetFile.parse(_read(path, utf8_mark=True), path), before)
+        return PresetStore(path, PresetFile.parse(_read(path), path), before)
     text = "" if block_weight is None else format_presets({**LBW_DEFAULTS, "FLUXALL": (1.0,) * 61})
     return PresetStore(path, PresetFile.parse(text, path), None)
 
 
 def open_presets(path: str | Path) -> PresetStore:
     """A preset file that must be there. Raises UserError: missing, not UTF-8, unreadable."""
-    _read(Path(path), utf8_mark=True)
+    _read(Path(path))
     return open_store(path)
 
 

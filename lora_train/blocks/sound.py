@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from ..header import read_header
 from ..network.kohya import file_hash, open_lora
 from .layout import Index, index_of
 
-_KNOWN = 512
+_KNOWN, _MOST_FAMILIES = 256, 100_000
 Stamp = tuple[str, int, int]
 
 
@@ -25,7 +27,12 @@ class Held:
     metadata: dict[str, str]
 
 
+Family = tuple[str | None, str | None]
+"""(family, what is wrong); both None while the file wasn't looked at yet."""
+
 _lock = threading.Lock()
+_families: OrderedDict[Stamp, Family] = OrderedDict()
+_reading = threading.Semaphore(1)
 _held: OrderedDict[Stamp, Held] = OrderedDict()
 _hashes: OrderedDict[Stamp, str] = OrderedDict()
 
@@ -43,6 +50,51 @@ def held(path: Path) -> Held:
             known = Held(index_of(header.shapes(), path), header.metadata)
         _keep(_held, now, known)
     return known
+
+
+def families(paths: Sequence[Path], seconds: float) -> list[Family]:
+    """Of many files, from their headers. Those that aren't known after so many seconds are looked at in a thread, for
+    the next time.
+    """
+    end = time.monotonic() + seconds
+    waiting = [path for path in paths if _known_family(path) is None]
+    while waiting and time.monotonic() < end:
+        _look(waiting.pop(0))
+    if waiting and _reading.acquire(blocking=False):
+        threading.Thread(target=_look_at_all, args=(waiting,), name="LoRA headers", daemon=True).start()
+    return [_known_family(path) or (None, None) for path in paths]
+
+
+def _look_at_all(paths: Sequence[Path]) -> None:
+    try:
+        for path in paths:
+            _look(path)
+    finally:
+        _reading.release()
+
+
+def _known_family(path: Path) -> Family | None:
+    try:
+        now = stamp(path)
+    except UserError as error:
+        return None, error.what
+    with _lock:
+        return _families.get(now)
+
+
+def _look(path: Path) -> None:
+    found: Family
+    try:
+        now = stamp(path)
+    except UserError:
+        return  # gone since
+    try:
+        found = held(path).index.family, None
+    except UserError as error:
+        found = None, error.what
+    except OSError as error:
+        found = None, f"the file can't be read ({error.strerror})"
+    _keep(_families, now, found, _MOST_FAMILIES)
 
 
 def digest(path: Path) -> str:
@@ -73,8 +125,8 @@ def stamp(path: Path) -> Stamp:
     return str(path), status.st_size, status.st_mtime_ns
 
 
-def _keep(known: OrderedDict[Stamp, Any], of: Stamp, value: Any) -> None:
+def _keep(known: OrderedDict[Stamp, Any], of: Stamp, value: Any, most: int = _KNOWN) -> None:
     with _lock:
         known[of] = value
-        while len(known) > _KNOWN:
+        while len(known) > most:
             known.popitem(last=False)

@@ -147,13 +147,12 @@ def _tune(model: StableDiffusion, task: Mapping[str, Any], out: Path, tell: _Tel
             scores.append(apart.score(dials, name, weights, stop))
     finally:
         dials.remove()
-    nothing, flat = scores[0], scores[1]
     return {
         **about,
         "options": asdict(options),
         "weights": tuned.weights,
         "presets": _presets(task, tuned.weights, dials),
-        "table": tune.table(scores, nothing, flat),
+        "table": tune.table(scores, scores[1]),
         "history": tuned.history,
     }
 

@@ -1,14 +1,15 @@
 """Block weights tuned by gradient against two goals: keep the subject, and keep everything else as it was.
 
-The subject: how far from held-out pictures of it denoising leads, where their difference from what the checkpoint alone
-would draw counts `emphasis` times (with 1 the weights settle where the loss is least, and pictures show the subject
-less surely than at 1 everywhere). Everything else: how far the prediction at neutral prompts moves away from the
-checkpoint's own. Both are smooth in the 17 numbers of a LoRA; all weights of the model and of the LoRAs are frozen, and
-every step looks at the same few noises and timesteps (common random numbers), so that Adam sees the numbers and not the
-chance.
+The subject: how much nearer to held-out pictures of it denoising leads than by the checkpoint alone, where the way from
+one to the other is made `emphasis` times as long. (Without that the weights settle where the loss is least, and there
+pictures show the subject less surely: a LoRA that overshoots a little draws it better.) Everything else: how far the
+prediction at neutral prompts moves away from the checkpoint's own. Both are smooth in the 17 numbers of a LoRA; all
+weights of the model and of the LoRAs are frozen, and every step looks at the same few noises and timesteps (common
+random numbers), so that Adam sees the numbers and not the chance.
 
-The two are weighed so that at keep = 0.5 nothing is won by making the LoRA stronger or weaker as a whole: what is won,
-is won by moving strength from blocks that leak to blocks that carry the subject.
+Both enter as logarithms, each divided by how fast it grows with the strength of the whole: at keep = 0.5 nothing is won
+by making the LoRA stronger or weaker as a whole. What is won, is won by moving strength from blocks that leak to blocks
+that carry the subject.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import torch
 from torch import Tensor
 
 from ..blocks.families import topology
+from ..errors import UserError
 from ..model.load import StableDiffusion
 from .cases import Cases, How, guided, picture_weight, plain
 from .dials import Dials
 from .effects import Progress, Stopped
 
-_NUDGE, _LEAST = 0.1, 0.05
+_NUDGE, _LEAST, _FRESH = 0.1, 0.1, 0.2
 
 Numbers = list[dict[str, float]]
 """Weights of each LoRA's blocks."""
@@ -49,24 +51,24 @@ class Options:
     tied: bool = False
     smooth: float = 0.01
     near: float = 0.01
-    emphasis: float = 1.5
+    emphasis: float = 2.0
 
 
 @dataclass(frozen=True)
 class Score:
-    """Of some weights, all mean squares. miss: of the subject, from the exaggerated pictures; drift: of neutral
-    prompts; loss: of plain denoising, at the captions and without guidance, as training has it.
+    """Of some weights. won: of the subject's mean square error, against the checkpoint alone; drift: mean square, of
+    neutral prompts; loss: of plain denoising, at the captions and without guidance, as training has it.
     """
 
     name: str
-    miss: float
+    won: float
     drift: float
     loss: float = math.nan
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """weights: the result; history: (step, miss, drift) as they were met, each on its own few cases."""
+    """weights: the result; history: (step, won, drift) as they were met, each on its own few cases."""
 
     weights: Numbers
     history: list[tuple[int, float, float]] = field(default_factory=list)
@@ -80,22 +82,28 @@ class Goals:
     subject: Sequence[Cases]
     neutral: Sequence[Cases]
     how: How
-    emphasis: float = 1.5
+    emphasis: float = 2.0
 
-    def miss(self, cases: Cases) -> Tensor:
-        """Of one batch of the subject, with gradients where they are on."""
-        return self._distance(cases, cases.alone + self.emphasis * (cases.wanted - cases.alone))
+    def won(self, cases: Cases) -> Tensor:
+        """Of one batch of the subject, with gradients where they are on.
+
+        ‖aim − ε₀‖² − ‖aim − ε‖² with aim = ε₀ + emphasis · (wanted − ε₀), as errors of the pictures that are meant.
+        """
+        moved = self._moved(cases)
+        way = (cases.wanted - cases.alone).to(moved.device)
+        won = self._mean(2 * self.emphasis * moved * way - moved.square(), cases)
+        return (won * picture_weight(cases.t, self.how.v_prediction).to(won.device)).mean()
 
     def drift(self, cases: Cases) -> Tensor:
         """Of one batch of neutral prompts."""
-        return self._distance(cases, cases.alone)
+        return self._mean(self._moved(cases).square(), cases).mean()
 
-    def _distance(self, cases: Cases, aim: Tensor) -> Tensor:
-        error = (guided(self.model, cases, self.how) - aim.to(self.model.device)).square()
-        if cases.mask is not None:
-            error = error * cases.mask.to(error.device)
-        weight = picture_weight(cases.t, self.how.v_prediction).to(error.device)
-        return (error.mean((1, 2, 3)) * weight).mean()
+    def _moved(self, cases: Cases) -> Tensor:
+        return guided(self.model, cases, self.how) - cases.alone.to(self.model.device)
+
+    def _mean(self, values: Tensor, cases: Cases) -> Tensor:
+        """[B]; masks as in training."""
+        return (values if cases.mask is None else values * cases.mask.to(values.device)).mean((1, 2, 3))
 
     def _loss(self, cases: Cases) -> Tensor:
         return (plain(self.model, cases, self.how) - cases.wanted.to(self.model.device)).square().mean()
@@ -111,7 +119,7 @@ class Goals:
     ) -> Score:
         """Of these weights, on all cases."""
         dials.turn(weights)
-        parts = [(self.subject, self.miss), (self.neutral, self.drift)]
+        parts = [(self.subject, self.won), (self.neutral, self.drift)]
         if with_loss:
             parts.append((self.subject, self._loss))
         means = []
@@ -139,7 +147,7 @@ def tune(
     The result is the mean of the last third of the steps, which lies nearer to the optimum than the last step. Raises
     Stopped.
     """
-    per_miss, per_drift = _weighing(goals, dials, start, stop)
+    balance = _balance(goals, dials, start, stop)
     vector = _Vector(dials, start, options)
     optimizer = torch.optim.Adam([vector.free], lr=options.rate, betas=(0.8, 0.95), eps=1e-3)
     history, tail = [], []
@@ -149,12 +157,12 @@ def tune(
         for group in optimizer.param_groups:
             group["lr"] = options.rate * (0.1 + 0.45 * (1 + math.cos(math.pi * step / options.steps)))
         dials.vector(vector.full())
-        miss = drift = torch.zeros(())
+        won = drift = torch.zeros(())
         if options.keep < 1:
-            miss = goals.miss(goals.subject[step % len(goals.subject)])
+            won = goals.won(goals.subject[step % len(goals.subject)])
         if options.keep > 0:
             drift = goals.drift(goals.neutral[step % len(goals.neutral)])
-        aim = 2 * ((1 - options.keep) * per_miss * miss + options.keep * per_drift * drift)
+        aim = balance.aim(won, drift, options.keep)
         optimizer.zero_grad()
         (aim + vector.pull()).backward()
         if bool(torch.isfinite(vector.free.grad).all()):
@@ -162,27 +170,46 @@ def tune(
         vector.clamp()
         if step >= options.steps * 2 // 3:
             tail.append(vector.free.detach().clone())
-        history.append((step, float(miss.detach()), float(drift.detach())))
+        history.append((step, float(won.detach()), float(drift.detach())))
         progress(step + 1, options.steps, "tuning")
     if tail:
         vector.free.data = torch.stack(tail).mean(0)
     return Tuned(vector.numbers(), history)
 
 
-def _weighing(goals: Goals, dials: Dials, start: Numbers, stop: Callable[[], bool]) -> tuple[float, float]:
-    """Factors of miss and drift by which a change of the whole strength changes both alike, at `start`.
+class _Balance:
+    """Both goals as one number. Means of the last few batches stand for the means of all, whose logarithms are meant.
 
-    Where more strength doesn't bring the subject nearer any more, the miss is taken relative to what the LoRA won.
+    by_strength: d log won / d log strength and the same of drift, where tuning begins.
     """
+
+    def __init__(self, won: float, drift: float, by_strength: tuple[float, float]) -> None:
+        self._least, self.by_strength = (won * _LEAST, drift * _LEAST), by_strength
+        self._means = [won, drift]
+
+    def aim(self, won: Tensor, drift: Tensor, keep: float) -> Tensor:
+        total = torch.zeros((), device=won.device)
+        for n, (value, weight) in enumerate(((won, keep - 1), (drift.to(won.device), keep))):
+            if weight:
+                self._means[n] += _FRESH * (float(value.detach()) - self._means[n])
+                total = total + 2 * weight * value / (max(self._means[n], self._least[n]) * self.by_strength[n])
+        return total
+
+
+def _balance(goals: Goals, dials: Dials, start: Numbers, stop: Callable[[], bool]) -> _Balance:
+    """Raises UserError for a LoRA that does nothing."""
     ends = []
     for factor in (1 - _NUDGE, 1 + _NUDGE):
         weights = [{block: factor * value for block, value in its.items()} for its in start]
         ends.append(goals.score(dials, "", weights, stop, with_loss=False))
-    now, nothing = ends[-1], goals.score(dials, "", [{}] * len(start), stop, with_loss=False)
-    won = max(nothing.miss - now.miss, _LEAST * nothing.miss, 1e-12)
-    by_strength = max((ends[0].miss - ends[1].miss) / (2 * _NUDGE), _LEAST * won)
-    costs = max((ends[1].drift - ends[0].drift) / (2 * _NUDGE), _LEAST * now.drift, 1e-12)
-    return 1 / by_strength, 1 / costs
+    low, high = ends
+    won, drift = (low.won + high.won) / 2, (low.drift + high.drift) / 2
+    if drift <= 0:
+        what = "it changes no prediction"
+        raise UserError(what, where="mix", remedy="Choose a LoRA, a strength and weights other than 0")
+    least = max(won, _LEAST * drift)  # of a LoRA that doesn't bring the pictures nearer
+    steep = max((high.won - low.won) / (2 * _NUDGE * least), _LEAST)
+    return _Balance(least, drift, (steep, max((high.drift - low.drift) / (2 * _NUDGE * drift), _LEAST)))
 
 
 class _Vector:
@@ -227,14 +254,13 @@ class _Vector:
         return next(n for n, row in enumerate(self._rows) if lora in row)
 
 
-def table(scores: Sequence[Score], nothing: Score, flat: Score) -> list[dict[str, Any]]:
+def table(scores: Sequence[Score], flat: Score) -> list[dict[str, Any]]:
     """For JSON and people. subject: how much nearer to its pictures than the checkpoint alone, relative to the LoRA at
     1 everywhere (more is better); drift: relative to that too (less is better); loss: of plain denoising."""
-    won = nothing.miss - flat.miss
     return [
         {
             "name": one.name,
-            "subject": (nothing.miss - one.miss) / won if won > 0 else None,
+            "subject": one.won / flat.won if flat.won > 0 else None,
             "drift": one.drift / flat.drift if flat.drift else None,
             "loss": one.loss,
         }

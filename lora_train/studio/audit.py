@@ -183,8 +183,8 @@ def _lacks(row: Row, trigger: str) -> bool:
 def _trigger_of(rows: Sequence[Row]) -> str:
     words = rows[0].concept.strip()
     for word in filter(None, (words, words.split(" ")[0])):
-        if any(row.tags and key(row.tags[0]) == key(word) for row in rows):
-            return word
+        if found := Counter(row.tags[0] for row in rows if row.tags and key(row.tags[0]) == key(word)):
+            return found.most_common(1)[0][0]
     return ""
 
 

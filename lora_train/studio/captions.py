@@ -173,11 +173,13 @@ class Table:
         folder: str = "",
         missing: bool | None = None,
         text: str = "",
+        foreign: bool = False,
         reg: bool = False,
     ) -> list[Row]:
         """Rows that have all `tags` and none of `without`, of one folder, with or without a caption, with `text` in it.
 
-        missing: True for those without a caption or with an empty one. reg: those of regularisation, too.
+        missing: True for those without a caption or with an empty one. foreign: only those whose file isn't UTF-8.
+        reg: those of regularisation, too.
         """
         wanted, unwanted = set(map(key, tags)), set(map(key, without))
         return [
@@ -189,6 +191,7 @@ class Table:
             and (not folder or folder in (row.folder, row.concept))
             and (missing is None or missing == (not row.text.strip(" ,\n") and not row.problem))
             and text.casefold() in row.text.casefold()
+            and (not foreign or bool(row.encoding))
         ]
 
     def row(self, name: str) -> Row:

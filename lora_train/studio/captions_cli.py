@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset.folders import shown
+from ..dataset.tagging import EXISTING, TagOptions, Writing
 from ..errors import BAD_INPUT, DONE
-from . import audit, captions, edits, flips
+from . import audit, captioning, captions, edits, flips
 from .captions import Applied, Preview, Row, Table
+from .onnx_tagger import MODEL, TAGS, OnnxTagger
 
 _MOST = 10  # changes that a preview prints unless all are asked for
 
@@ -54,6 +56,13 @@ def add_arguments(verbs: argparse._SubParsersAction) -> None:
     flip.add_argument("--protect", default="", metavar="TAGS", help="tags that stay, such as the trigger")
     flip.add_argument("--writing", action="store_true", help="pictures whose captions speak of text in them, too")
     flip.add_argument("--write", action="store_true", help="make them; `undo` takes them away")
+    tag = _action(actions, "tag", "let a WD14 tagger write captions; `undo` takes them back")
+    tag.add_argument("tagger", help=f"folder of its {MODEL} and {TAGS}")
+    _filters(tag)
+    tag.add_argument("--threshold", type=float, default=0.35, help="tags that are surer are written (default: 0.35)")
+    tag.add_argument("--exclude", default="", metavar="TAGS", help="tags that are never written")
+    tag.add_argument("--trigger", default="", metavar="WORD", help="stands first in every caption")
+    tag.add_argument("--existing", choices=EXISTING, default="keep", help="what becomes of captions that are there")
     save = _edit(actions, "save", "save as UTF-8 what is in another encoding", [])
     save.add_argument("--read-as", default="", choices=("GBK", "Shift-JIS", "cp1252", "UTF-16", "UTF-8"))
     _edit(actions, "set", "write one caption", ["picture", "caption"])
@@ -77,6 +86,7 @@ def _filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--without", default="", metavar="TAGS", help="only captions with none of these")
     parser.add_argument("--class", dest="concept", default="", metavar="FOLDER", help="only those of this folder")
     parser.add_argument("--missing", action="store_true", help="only pictures without a caption")
+    parser.add_argument("--foreign", action="store_true", help="only captions that aren't UTF-8")
     parser.add_argument("--containing", default="", metavar="TEXT", help="only captions with this text")
     parser.add_argument("--reg", action="store_true", help="regularisation pictures, too")
 
@@ -103,8 +113,8 @@ def _run(args: argparse.Namespace) -> int:
         return _audit(args, table)
     if args.action in ("list", "tags"):
         return _look(args, table, _chosen(args, table))
-    if args.action == "flip":
-        return _flip(args, table)
+    if args.action in ("flip", "tag"):
+        return _flip(args, table) if args.action == "flip" else _tag(args, table)
     edit = _made(args)
     rows = [table.row(args.picture)] if args.action == "set" else _chosen(args, table)
     wanted = captions.preview(table, edit, rows)
@@ -119,6 +129,7 @@ def _chosen(args: argparse.Namespace, table: Table) -> list[Row]:
         folder=args.concept,
         missing=True if args.missing else None,
         text=args.containing,
+        foreign=args.foreign,
         reg=args.reg,
     )
 
@@ -147,6 +158,21 @@ def _made(args: argparse.Namespace) -> edits.Edit:
     elif args.action == "set":
         given = {"caption": args.caption}
     return edits.from_dict({"edit": args.action, **given})
+
+
+def _tag(args: argparse.Namespace, table: Table) -> int:
+    options = TagOptions.from_dict({"threshold": args.threshold, "exclude": args.exclude})
+    writing = Writing.from_dict({"existing": args.existing, "trigger": args.trigger, "extension": table.extension})
+    made = captioning.write(table, OnnxTagger(Path(args.tagger)), options, writing, _chosen(args, table))
+    if args.json:
+        print(json.dumps({**made.counts, "problems": [str(problem) for problem in made.problems]}, indent=2))
+    else:
+        for problem in made.problems:
+            print(f"warning: {problem}")
+        counts = made.counts
+        told = f"{counts['kept']} kept, {counts['same']} the same as before"
+        print(f"{_many(counts['written'], 'caption')} written, {told}; undo takes them back")
+    return BAD_INPUT if made.problems else DONE
 
 
 def _flip(args: argparse.Namespace, table: Table) -> int:

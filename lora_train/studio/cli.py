@@ -68,15 +68,15 @@ def add_arguments(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--no-captions", action="store_true", help="don't copy the text files")
     parser.add_argument("--remove-background", action="store_true", help="by rembg, where it is installed")
-    parser.add_argument("--detector", default="", help="yunet, retinaface or haar (default: the best there is)")
+    parser.add_argument("--detector", default="", help="yunet, retinaface, anime or haar (default: the best there is)")
     parser.add_argument("--models", type=Path, action="append", default=[], help="folder of face detectors' models")
     parser.set_defaults(run=_crop)
 
     parser = verbs.add_parser("mask", help="say which part of a project's pictures is learnt: white is, black isn't")
     parser.add_argument("project", help="the project")
     parser.add_argument("pictures", nargs="*", type=Path, metavar="PICTURE", help="or folders (default: all it learns)")
-    ways = ("alpha", "background", "white", "invert", "remove")
-    parser.add_argument("--way", choices=ways, help="transparency, what rembg keeps, all, the negative, no mask")
+    masked = ("alpha", "background", "white", "invert", "remove")
+    parser.add_argument("--way", choices=masked, help="transparency, what rembg keeps, all, the negative, no mask")
     parser.add_argument("--train", choices=("with", "without"), help="whether the project is trained with its masks")
     parser.set_defaults(run=_mask)
 

@@ -18,18 +18,20 @@ from PIL import Image
 from ..errors import UserError
 from .crops import Box, Detect, Face
 
-ORDER = ("yunet", "retinaface", "haar")
+ORDER = ("yunet", "retinaface", "anime", "haar")
 """The best first."""
 
 TITLES = {
     "yunet": "OpenCV YuNet",
     "retinaface": "RetinaFace (facexlib)",
+    "anime": "OpenCV cascade of drawn faces (lbpcascade_animeface.xml among the models)",
     "haar": "OpenCV Haar cascade (frontal faces of photographs)",
 }
 
-_YUNET, _RETINA, _HAAR = (
+_YUNET, _RETINA, _ANIME, _HAAR = (
     "face_detection_yunet*.onnx",
     "detection_Resnet50_Final.pth",
+    "lbpcascade_animeface*.xml",
     "haarcascade_frontalface_alt2.xml",
 )
 _SIDE = 640  # pixels of the longer side that YuNet and RetinaFace are given
@@ -93,6 +95,8 @@ def _file(name: str, models: Sequence[Path]) -> Path | None:
         return None
     if name == "yunet":
         return next(_named(models, _YUNET), None) if hasattr(cv2, "FaceDetectorYN") else None
+    if name == "anime":
+        return next(_named(models, _ANIME), None)
     cascade = Path(getattr(getattr(cv2, "data", None), "haarcascades", "")) / _HAAR
     return cascade if cascade.is_file() else None
 
@@ -105,6 +109,7 @@ def _named(folders: Sequence[Path], pattern: str) -> Iterator[Path]:
 
 
 def _haar(file: Path) -> Detect:
+    """Any of OpenCV's cascades."""
     import cv2
 
     cascade = cv2.CascadeClassifier(str(file))
@@ -154,7 +159,7 @@ def _retinaface(file: Path) -> Detect:
     return detect
 
 
-_MAKERS = {"haar": _haar, "yunet": _yunet, "retinaface": _retinaface}
+_MAKERS = {"haar": _haar, "anime": _haar, "yunet": _yunet, "retinaface": _retinaface}
 
 
 def _within(picture: Image.Image) -> tuple[Image.Image, float]:

@@ -131,17 +131,16 @@ class Journal:
     def change(self, title: str) -> Iterator[Change]:
         """Everything done through the Change inside is undone together; so is what was done when it fails."""
         number, handle = self._begin()
-        with handle:
-            change = Change(self._root, handle, number)
-            _append(handle, {"title": title, "time": time.time()})
-            try:
+        change = Change(self._root, handle, number)
+        try:
+            with handle:
+                _append(handle, {"title": title, "time": time.time()})
                 yield change
                 if change.steps:
                     _append(handle, {"end": True})
-            finally:
-                steps = change.steps
-        if not steps:
-            self._path(number).unlink(missing_ok=True)
+        finally:
+            if not change.steps:
+                self._path(number).unlink(missing_ok=True)
 
     def entries(self) -> list[Entry]:
         """All changes, the latest first."""

@@ -6,7 +6,6 @@ A thread won't do: Python's `re` lets no other thread run while it searches, so 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -35,15 +34,13 @@ def texts(
 ) -> list[str]:
     """What the edits make of these captions. Raises UserError, also when it takes longer than `seconds`."""
     sent = {"edits": [edits.as_dict(edit) for edit in chain], "texts": list(before), "known": dict(known)}
-    command = [sys.executable, "-c", _START, str(ROOT)]
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-I", "-S", "-c", _START, str(ROOT)]  # of Python itself alone: it starts at once
     try:
         done = subprocess.run(
             command,
             input=json.dumps(sent).encode("ascii"),
             capture_output=True,
             timeout=seconds,
-            env=environment,
             creationflags=_NO_WINDOW,
             check=False,
         )

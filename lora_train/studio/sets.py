@@ -252,6 +252,7 @@ def base_settings(project: Project, name: str, side: int, **more: Any) -> dict[s
         **preset("style").values,
         "resolution": side,
         "flip_aug": True,
+        "optimizer_fallback": True,
         "save_every_n_epochs": 4,
         "output_name": base_name(name),
         "train_data_dir": str(project.root),

@@ -79,7 +79,7 @@ def arithmetic(found: Sum | UserError | None) -> str:
         ("Steps", f"{plan.steps:,}"),
         ("Steps an epoch", f"{plan.steps_per_epoch:,}"),
         ("Memory", span([size / _GIB for size in costs.memory], "GiB")),
-        ("Time", duration(costs.seconds)),
+        ("Time of the steps", duration(costs.seconds)),
     ]
     listed = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     formula = f"<p><code>{_formula(found)}</code> <span>pictures × repeats × epochs ÷ batch size</span></p>"
@@ -125,7 +125,7 @@ def aimed(found: Sum | UserError | None, wanted: int | None) -> str:
         return "" if not wanted else note("warning", "There are no pictures to reckon with yet")
     aim = found.aim
     trained = [(f, n) for f, n in zip(found.plan.folders, aim.repeats, strict=True) if not f.is_reg]
-    rows = [[escape(folder.name), f"{folder.repeats:,}", f"<b>{repeats:,}</b>"] for folder, repeats in trained]
+    rows = [[as_it_is(folder.name), f"{folder.repeats:,}", f"<b>{repeats:,}</b>"] for folder, repeats in trained]
     table = _table(["Folder", "Repeats now", "Repeats then"], rows)
     return (
         '<div class="train-lora-aim">'

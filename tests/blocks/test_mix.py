@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,21 @@ def test_a_file_is_read_again_only_when_it_changed(lora_dir: Path, monkeypatch: 
     monkeypatch.undo()
     loras.write(path, loras.state(WITH_CONV, rank=2, seed=9))
     assert sound.digest(path) != first
+
+
+def test_a_large_folder_is_read_bit_by_bit(lora_dir: Path) -> None:
+    paths = sorted(lora_dir.rglob("*.safetensors"))
+    (lora_dir / "empty.safetensors").touch()
+    paths.append(lora_dir / "empty.safetensors")
+    assert sound.families(paths, 0) == [(None, None)] * len(paths), "nothing is read while the page waits"
+    for _ in range(500):
+        found = sound.families(paths, 0)
+        if (None, None) not in found:
+            break
+        time.sleep(0.02)
+    assert [family for family, _ in found] == ["SD1.5", "SD1.5", "SD1.5", "SDXL", None]
+    assert found[-1][1] == "the file is empty"
+    assert sound.families([lora_dir / "none.safetensors"], 1) == [(None, "there is no such file")]
 
 
 def test_broken_files_are_told_apart(lora_dir: Path) -> None:

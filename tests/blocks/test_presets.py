@@ -72,16 +72,14 @@ def test_sixteen_numbers() -> None:
 def test_files(tmp_path: Path) -> None:
     path = tmp_path / "lbwpresets.txt"
     with pytest.raises(UserError, match=r"lbwpresets\.txt: there is no such preset file"):
-        presets.read_presets(path)
+        presets.open_presets(path)
     path.write_bytes(b"\xef\xbb\xbfGP1:" + GP1.encode())  # Windows Notepad's byte order mark
-    assert presets.read_presets(path) == {"GP1": presets.BUILTIN["GP1"]}
+    assert presets.open_presets(path).file.presets == {"GP1": presets.BUILTIN["GP1"]}
     path.write_bytes(b"\xb7\xe7:1")
     with pytest.raises(UserError, match="not a text file in UTF-8"):
-        presets.read_presets(path)
+        presets.open_presets(path)
     with pytest.raises(UserError, match="preset file can't be read"):
-        presets.read_presets(tmp_path)
-    presets.write_presets(path, presets.BUILTIN)
-    assert presets.read_presets(path) == presets.BUILTIN
+        presets.open_presets(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["", "a:b", "a#b", "a,b", " a", "a\nb", "a\x85b", "\ufeffa", "\ud800"])
@@ -265,7 +263,7 @@ def test_a_file_that_the_extension_has_not_made_yet(webui: Path, tmp_path: Path)
     assert not store.path.exists()
     store.save(store.file.put("GP1", presets.BUILTIN["GP1"]))
     assert store.path == webui / "extensions" / "renamed-lbw" / "scripts" / "lbwpresets.txt"
-    assert presets.read_presets(store.path).keys() == {*presets.LBW_DEFAULTS, "FLUXALL", "GP1"}
+    assert presets.open_presets(store.path).file.presets.keys() == {*presets.LBW_DEFAULTS, "FLUXALL", "GP1"}
     with pytest.raises(UserError, match="was changed by another program"):
         store.save(store.file)
 

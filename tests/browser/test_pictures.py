@@ -40,16 +40,23 @@ def project_of(page: Any, folder: Path) -> None:
 
 def shown(page: Any) -> list[str]:
     """Names of the pictures of the table, in their order."""
-    script = """() => [...document.querySelectorAll('.train-lora-picture:not([hidden])')]
-      .map((one) => [one.style.transform.match(/-?[\\d.]+/g).map(Number), one.querySelector('.train-lora-picture-name').textContent])
-      .sort((a, b) => a[0][1] - b[0][1] || a[0][0] - b[0][0]).map((one) => one[1])"""
-    return page.evaluate(script)
+    found: list[str] = page.evaluate(
+        """() => [...document.querySelectorAll(".train-lora-picture:not([hidden])")].map((one) => {
+          const [left, top] = one.style.transform.match(/[\\d.]+/g).map(Number);
+          return { left, top, name: one.querySelector(".train-lora-picture-name").textContent };
+        }).sort((a, b) => a.top - b.top || a.left - b.left).map((one) => one.name)"""
+    )
+    return found
 
 
 def wait_for(page: Any, *names: str) -> None:
+    """Until the table shows these pictures."""
     page.wait_for_function(
-        """(names) => { const all = [...document.querySelectorAll('.train-lora-picture:not([hidden]) .train-lora-picture-name')];
-          return all.length === names.length && names.every((name) => all.some((one) => one.textContent === name)); }""",
+        """(names) => {
+          const cells = document.querySelectorAll(".train-lora-picture:not([hidden]) .train-lora-picture-name");
+          const told = [...cells].map((one) => one.textContent).sort();
+          return JSON.stringify(told) === JSON.stringify([...names].sort());
+        }""",
         arg=list(names),
         timeout=WAIT,
     )
@@ -109,11 +116,10 @@ def test_from_a_folder_to_cuts_and_masks_and_back(new_page: Any, folder: Path) -
     page.get_by_text("7 pictures had no mask").wait_for(timeout=WAIT)
 
     page.locator(".train-lora-changes summary").click()
-    while (count := page.locator(".train-lora-changes li:not([data-undone=true])").count()) > 0:
-        page.locator(".train-lora-changes li:not([data-undone=true]) button").first.click()
-        page.wait_for_function(
-            f"document.querySelectorAll('.train-lora-changes li:not([data-undone=true])').length < {count}", timeout=WAIT
-        )
+    changes = ".train-lora-changes li:not([data-undone=true])"
+    while count := page.locator(changes).count():
+        page.locator(f"{changes} button").first.click()
+        page.wait_for_function(f"document.querySelectorAll('{changes}').length < {count}", timeout=WAIT)
     assert not list(masks.rglob("*.png")) and not list(made.rglob("*.png"))
     assert tree(folder) == before
 
@@ -130,13 +136,13 @@ def test_many_are_cut_at_once_and_the_originals_left_out(new_page: Any, folder: 
     page.get_by_role("button", name="Cut …").click()
     page.get_by_role("radio", name="The middle", exact=True).check()
     page.get_by_role("radio", name="As it is", exact=True).check()
-    page.get_by_label("Name", exact=True).fill("whole cat")
+    page.locator(".train-lora-into input[type=text]").fill("whole cat")
     assert page.evaluate("document.documentElement.scrollWidth") <= 420
     page.get_by_role("button", name="Make the pictures").click()
     page.get_by_text("5 pictures made").wait_for(timeout=WAIT)
     root = folder.parent / "my set <b> project"
     assert sorted(path.name for path in (root / "image" / "3_whole cat").glob("*.txt")) == ["0.txt", "1.txt"]
-    page.locator(".train-lora-pictures-task").get_by_role("button", name="Leave out").click()
+    page.locator(".train-lora-outcome").get_by_role("button", name="Leave out").click()
     page.wait_for_function("document.querySelector('.train-lora-folder[data-used=false]')", timeout=WAIT)
     page.wait_for_function(
         "document.querySelector('#train_lora_dataset_config :is(input, textarea)').value.endsWith('dataset.json')",

@@ -289,6 +289,27 @@ def test_a_failure_leaves_nothing_behind(webui: SimpleNamespace, two: tuple[Path
         WebUIHost().render(replace(EULER, loras=(Applied(two[0], weights={"IN99": 0.0}),)))
 
 
+@pytest.mark.parametrize("before", [None, b"the user's own"])
+def test_the_users_last_prompt_stays_the_last(webui: SimpleNamespace, before: bytes | None) -> None:
+    """Also where the WebUI can't be told not to keep it."""
+    history, draw = webui.folder / "params.txt", webui.processing.process_images
+    if before:
+        history.write_bytes(before)
+
+    def keeping(p: Any) -> Any:
+        if not getattr(webui.shared.cmd_opts, "no_prompt_history", False):
+            history.write_text(p.prompt, encoding="utf-8")
+        return draw(p)
+
+    webui.processing.process_images = keeping
+    for flag in (None, False, True):
+        if flag is not None:
+            webui.shared.cmd_opts.no_prompt_history = flag
+        WebUIHost().render(EULER)
+        assert (history.read_bytes() if history.is_file() else None) == before
+        assert getattr(webui.shared.cmd_opts, "no_prompt_history", None) is flag
+
+
 def test_it_is_called_off_in_the_webui(webui: SimpleNamespace) -> None:
     """By us, and by the WebUI's own button; a later job of the user's is none of ours."""
     begun = threading.Event()

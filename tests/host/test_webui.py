@@ -17,7 +17,7 @@ from PIL import Image
 from lora_train.errors import UserError
 from lora_train.host import current
 from lora_train.host.base import TagOptions
-from lora_train.host.webui import WebUIHost, inside
+from lora_train.host.webui import WebUIHost, inside, picture
 
 
 def test_the_host_is_found(webui: SimpleNamespace, tmp_path: Path) -> None:
@@ -124,6 +124,16 @@ def test_forges_vae_is_among_its_modules(forge: SimpleNamespace, tmp_path: Path)
 def test_language(webui: SimpleNamespace, name: str, language: str) -> None:
     webui.shared.opts.localization = name
     assert WebUIHost().language() == language
+
+
+def test_no_text_states_stay_of_a_file_that_was_replaced(webui: SimpleNamespace) -> None:
+    """Neither the WebUI's nor those of our own pictures."""
+    kept = [("a cat", "states"), "states"]
+    webui.processing.StableDiffusionProcessingTxt2Img.cached_c = kept
+    ours = picture._texts["cached_c"]
+    ours[:] = kept
+    WebUIHost().refresh_loras()
+    assert kept == ours == [None, None]
 
 
 def test_busy_in_words(webui: SimpleNamespace) -> None:

@@ -40,22 +40,21 @@ def goals(model: StableDiffusion, neutral: list[case.Cases], lora_dir: Path) -> 
 def test_the_subject_alone_finds_its_numbers(model, goals: Goals, lora_dir: Path) -> None:
     dials = Dials(model, [Mixed(lora_dir / "Few.safetensors")])
     told = []
-    options = Options(keep=0.0, steps=24, rate=0.25, smooth=0.0, near=0.0, emphasis=1.0)
+    options = Options(keep=0.0, steps=12, rate=0.3, smooth=0.0, near=0.0, emphasis=1.0)
     found = tune(goals, dials, [flat_weights()], options, progress=lambda done, total, what: told.append((done, total)))
     start, end, best = (goals.score(dials, "", [w]) for w in (flat_weights(), found.weights[0], TRUE))
     dials.remove()
-    assert best.miss == pytest.approx(0, abs=1e-9)
-    assert end.miss < 0.15 * start.miss
+    assert best.won - end.won < 0.3 * (best.won - start.won)
     for block in ("IN05", "OUT03", "OUT11"):
         assert abs(found.weights[0][block] - TRUE[block]) < abs(1 - TRUE[block]), block
     assert found.weights[0]["IN01"] == 1.0  # a block that the LoRA lacks
-    assert told[-1] == (24, 24) and len(found.history) == 24
+    assert told[-1] == (12, 12) and len(found.history) == 12
 
 
 def test_the_rest_alone_turns_it_down_within_bounds(model, goals: Goals, lora_dir: Path) -> None:
     mix = [Mixed(lora_dir / "Few.safetensors"), Mixed(lora_dir / "Style.safetensors", -0.5, -0.5)]
     dials = Dials(model, mix)
-    options = Options(keep=1.0, steps=8, rate=0.4, low=0.25, tied=True)
+    options = Options(keep=1.0, steps=5, rate=0.6, low=0.25, tied=True)
     found = tune(goals, dials, [flat_weights()] * 2, options).weights
     assert goals.score(dials, "", found).drift < 0.5 * goals.score(dials, "", [flat_weights()] * 2).drift
     dials.remove()
@@ -103,6 +102,6 @@ def test_runs_of_the_checkpoint_are_cases_of_their_own_prompts(model, neutral: l
 
 
 def test_the_table_is_relative_to_1_everywhere() -> None:
-    none, flat, half = Score("none", 10.0, 0.0, 1.0), Score("1", 6.0, 4.0, 0.5), Score("half", 8.0, 1.0, 0.7)
-    rows = {row["name"]: (row["subject"], row["drift"], row["loss"]) for row in table([none, flat, half], none, flat)}
+    none, flat, half = Score("none", 0.0, 0.0, 1.0), Score("1", 6.0, 4.0, 0.5), Score("half", 3.0, 1.0, 0.7)
+    rows = {row["name"]: (row["subject"], row["drift"], row["loss"]) for row in table([none, flat, half], flat)}
     assert rows == {"none": (0.0, 0.0, 1.0), "1": (1.0, 1.0, 0.5), "half": (0.5, 0.25, 0.7)}

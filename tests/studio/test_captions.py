@@ -402,3 +402,14 @@ def test_the_command_line(project: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert isinstance(json.loads(run("audit", "--json")), list)
     assert cli.main(["captions", str(project), "undo"]) == 0
     assert cli.main(["captions", str(project), "undo"]) == 2
+
+
+def test_those_that_are_not_utf8_are_read_anew_and_no_others(project: Path) -> None:
+    (project / "image" / "10_hina face" / "b.txt").write_text("微笑", encoding="utf-8")
+    table = open_table(project)
+    foreign = table.select(foreign=True)
+    assert [row.file.name for row in foreign] == ["d.txt"]
+    shown = preview(table, edits.from_dict({"edit": "save", "read_as": "cp1252"}), foreign)
+    assert [change.file.name for change in shown.changes] == ["d.txt"]
+    assert shown.changes[0].before == "hina, 微笑, 蓝色的天空"
+    assert "微笑" not in shown.changes[0].after

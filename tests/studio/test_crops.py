@@ -364,3 +364,12 @@ def test_a_wrong_folder_is_named_where_it_was_given(project, tmp_path):
     with pytest.raises(UserError) as wrong:
         crops.make(project, [cut])
     assert wrong.value.where == "into" and "10_hina" in wrong.value.remedy
+
+
+def test_a_cascade_of_drawn_faces_is_found_among_the_models(tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    file = tmp_path / "faces" / "lbpcascade_animeface.xml"
+    file.parent.mkdir()
+    file.write_bytes((Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml").read_bytes())
+    assert faces.available([tmp_path])[0] == "anime"
+    assert len(faces.detector("", [tmp_path]).detect(face())) == 1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lora_train import cli
 from lora_train.studio import captions, edits, flips
 from lora_train.studio.captions import open_table
 
@@ -115,3 +116,15 @@ def test_a_broken_picture_is_named_and_stopping_keeps_what_is_done(project: Path
     made = flips.make(table, flips.plan(table), lambda done, total: stop.set(), stop)
     assert made.stopped
     assert len(made.pictures) <= 1
+
+
+def test_the_command_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tree(project / "image")
+    assert cli.main(["captions", str(project), "flip"]) == 0
+    assert "3 mirrored pictures would be made" in capsys.readouterr().out
+    assert tree(project / "image") == before
+    assert cli.main(["captions", str(project), "flip", "--write", "--with", "looking to the left"]) == 0
+    assert "1 mirrored picture made" in capsys.readouterr().out
+    assert cli.main(["captions", str(project), "undo"]) == 0
+    assert cli.main(["captions", str(project), "swap", "--write"]) == 0
+    assert (project / "image" / "10_hina" / "a.txt").read_text(encoding="utf-8") == "hina, looking to the right"

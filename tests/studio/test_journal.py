@@ -59,6 +59,15 @@ def test_changes_are_undone_one_after_another(tmp_path):
     assert not (tmp_path / "a.txt").exists()
 
 
+def test_a_change_that_fails_before_its_first_step_is_no_entry(tmp_path):
+    journal = Journal(tmp_path)
+    with pytest.raises(UserError, match="no model"), journal.change("tagging"):
+        raise UserError("no model")
+    with journal.change("nothing"):
+        pass
+    assert journal.entries() == []
+
+
 def test_an_earlier_change_of_other_files_can_be_undone_alone(tmp_path):
     journal = Journal(tmp_path)
     for name in ("a", "b"):

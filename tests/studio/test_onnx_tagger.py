@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lora_train.dataset.tagging import TagOptions
+from lora_train.dataset.tagging import TagOptions, Writing
 from lora_train.errors import UserError
-from lora_train.studio import onnx_tagger
+from lora_train.studio import captioning, captions, onnx_tagger
 from lora_train.studio.onnx_tagger import OnnxTagger
 
 NAMES = [("general", 9), ("red_sky", 0), ("blue", 0), ("hina_(game)", 4), ("solo", 0)]
@@ -147,3 +147,24 @@ def test_onnxruntime_itself(folder: Path) -> None:
     onnx.save(model, folder / "taggers" / "wd" / "model.onnx")
     made = OnnxTagger(folder / "taggers").tag([folder / "red.png"], TagOptions(threshold=0.6), lambda *_: None, Event())
     assert made.captions == {folder / "red.png": "red sky"}
+
+
+def test_its_captions_are_one_change_of_the_journal(folder: Path) -> None:
+    (folder / "red.txt").write_text("mine", encoding="utf-8")
+    table = captions.open_table(folder)
+    tagger = OnnxTagger(folder / "taggers", lambda path: Model())
+    told: list[tuple[int, int]] = []
+    done = captioning.write(
+        table, tagger, TagOptions(threshold=0.6), Writing("append", "hina"), progress=lambda *one: told.append(one)
+    )
+    assert done.counts == {"written": 2, "kept": 0, "same": 0}
+    assert len(done.problems) == 1
+    assert told[-1] == (3, 3)
+    assert (folder / "red.txt").read_text(encoding="utf-8") == "hina, mine, red sky"
+    assert captions.history(folder)[0].title == "captions: written by WD14 tagger (ONNX file)"
+    captions.undo(folder, done.entry)
+    assert [path.read_text(encoding="utf-8") for path in folder.glob("*.txt")] == ["mine"]
+    nothing = OnnxTagger(folder / "nowhere")
+    with pytest.raises(UserError, match="no tagger"):
+        captioning.write(table, nothing, TagOptions(), Writing())
+    assert len(captions.history(folder)) == 1

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ pytest.importorskip("gradio")
 pytest.importorskip("httpx", reason="starlette's TestClient needs httpx")
 
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lora_train.blocks import presets as block_presets
 from lora_train.blocks.families import BLOCKS_17
@@ -27,7 +28,6 @@ from lora_train.grid.sheet import Page, Sheet
 from lora_train.host.base import Checkpoint
 from lora_train.host.standalone import StandaloneHost
 from lora_train.model.load import load_model
-from lora_train.ui.routes import boards
 from lora_train.ui.routes.tasks import TASKS
 from tests.blocks import loras
 from tests.grid.conftest import write
@@ -414,6 +414,9 @@ def test_a_lora_for_layers_that_the_checkpoint_lacks(client, host, tmp_path, mon
     answer = client.post(f"{V1}/blocks/boards/{board}/tries", json={"mix": mix({"name": "xl"})})
     assert "this LoRA is for SDXL, and narrow.safetensors is SD1.5" in answer.text
     assert host.shots == []
+    save_file({"unet.weight": torch.zeros(2)}, base)
+    client.post(f"{V1}/blocks/boards/{board}/tries", json={"mix": mix({"name": "deep"})})
+    assert settled(client, board)["last"]["state"] == "done", "of a form that isn't known here"
 
 
 def test_a_host_that_can_not_draw_says_so(client, host, monkeypatch) -> None:
@@ -484,7 +487,12 @@ def test_a_bake_has_its_report_card_preview_and_recipe(client, host) -> None:
     done = finished(client.post(f"{V1}/blocks/bake", json=body).json()["task"])
     report = done["result"]["report"]
     assert [block["block"] for block in report["blocks"]] == ["BASE", "IN01", "M00"]
-    assert {module["rank"] for module in report["modules"]} == {2}
+    assert "modules" not in report, "every look at the status carries it"
+    layers = client.get(f"{V1}/blocks/reports/{done['id']}").json()["modules"]
+    assert [(layer["name"], layer["rank"], layer["full_rank"]) for layer in layers] == [
+        (n, 2, 6) for n in sorted(SHAPES)
+    ]
+    assert client.get(f"{V1}/blocks/reports/bake-0").status_code == 404
     assert report["total"]["relative_error"] > 0
     out = host.lora_dir() / "baked" / "out.safetensors"
     card = json.loads(out.with_suffix(".json").read_text("utf-8"))
@@ -592,20 +600,39 @@ def test_two_loras_block_by_block(client, host) -> None:
 # On a real host
 
 
-def test_a_try_on_a_real_checkpoint_is_what_its_numbers_say(client, manager, tmp_path) -> None:
-    """Weights that are all 0 give the checkpoint's own picture, others don't."""
+def test_baked_is_what_was_seen_live(client, manager, tmp_path) -> None:
+    """On a real checkpoint: two LoRAs with strengths and weights of their own give the same picture as the baked file,
+    within its rounding; weights that are all 0 give the checkpoint's own.
+    """
     torch.set_num_threads(1)
     base = checkpoint(tmp_path / "narrow.safetensors", Widths(text_layers=2))
     manager.host = StandaloneHost(base, tmp_path / "loras", tmp_path / "data")
     manager.host.lora_dir().mkdir(exist_ok=True)
-    write(manager.host.lora_dir() / "a.safetensors", load_model(base), 4, 1)
+    model = load_model(base)
+    write(manager.host.lora_dir() / "a.safetensors", model, 2, 1)
+    state = load_file(manager.host.lora_dir() / "a.safetensors")
+    g = torch.Generator().manual_seed(1)
+    other = {key: torch.randn(one.shape, generator=g).half() * 0.1 if one.dim() else one for key, one in state.items()}
+    loras.write(manager.host.lora_dir() / "b.safetensors", other)
     board = board_of(client)
-    pictures = []
-    for parts in ((), ({"name": "a", "weights": dict.fromkeys(BLOCKS_17, 0)},), ({"name": "a", "preset": "MIDD"},)):
-        client.post(f"{V1}/blocks/boards/{board}/tries", json={"mix": mix(*parts, steps=2)})
-        now = settled(client, board)
-        assert now["last"]["error"] is None
-        pictures.append(client.get(f"{V1}/{now['latest'][0]}").content)
-    assert len(client.get(f"{V1}/blocks/boards/{board}").json()["tries"]) == 2, "no LoRA and one that is silent are one"
-    assert pictures[0] == pictures[1] != pictures[2]
-    assert boards.workbench(tmp_path / "data" / "boards")[1].wait(20)
+    style = {"name": "a", "te": 0.6, "unet": 0.9, "preset": "GP1"}
+    own = {"name": "b", "te": -1, "unet": -1, "preset": "GP2"}
+    done = finished(client.post(f"{V1}/blocks/bake", json={"mix": mix(style, own), "name": "baked"}).json()["task"])
+    assert done["result"]["report"]["total"]["relative_error"] < 1e-3
+    silent = {"name": "a", "weights": dict.fromkeys(BLOCKS_17, 0)}
+    live, baked, bare, off = (
+        drawn(client, board, *parts) for parts in ((style, own), ({"name": "baked"},), (), (silent,))
+    )
+    assert (live - baked).abs().mean() < 0.5
+    assert (live - bare).abs().mean() > 5
+    assert torch.equal(bare, off)
+    assert len(client.get(f"{V1}/blocks/boards/{board}").json()["tries"]) == 3, "none and a silent one are one"
+
+
+def drawn(client, board: str, *parts: Json) -> torch.Tensor:
+    """Levels of the picture of a mix."""
+    told = client.post(f"{V1}/blocks/boards/{board}/tries", json={"mix": mix(*parts, steps=2)}).json()["try"]
+    assert settled(client, board)["last"]["error"] is None
+    address = f"{V1}/blocks/boards/{board}/pictures/{told['id']}/0.png"
+    with Image.open(BytesIO(client.get(address).content)) as picture:
+        return torch.tensor(list(picture.convert("RGB").tobytes())).float()

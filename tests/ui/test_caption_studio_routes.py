@@ -72,6 +72,7 @@ def test_a_page_of_the_table(ask: Any) -> None:
         ({"missing": True}, ["c"]),
         ({"folder": "5_dress"}, ["d"]),
         ({"text": "LEFT"}, ["b"]),
+        ({"foreign": True}, []),
         ({"names": ["10_hina/a.png", "nowhere"]}, ["a"]),
         ({"reg": True, "missing": True}, ["c", "r"]),
     ],
@@ -175,6 +176,12 @@ def test_pictures_by_their_id_alone(ask: Any, client: Any, project: Path, tmp_pa
     row = ask("table")["rows"][0]
     answer = client.get(f"{AT}/pictures/{row['id']}.jpg", params={"folder": str(project), "side": 96})
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/jpeg")
+    known = {"If-None-Match": answer.headers["etag"]}
+    path = f"{AT}/pictures/{row['id']}.jpg"
+    params = {"folder": str(project), "side": 96}
+    assert client.get(path, params=params, headers=known).status_code == 304
+    Image.new("RGB", (50, 20)).save(project / "image" / "10_hina" / "a.png")
+    assert client.get(path, params=params, headers=known).status_code == 200
     outside = tmp_path / "outside.png"
     Image.new("RGB", (8, 8)).save(outside)
     for wrong in (picture_id(outside), "x", "..%2Fa"):

@@ -82,6 +82,10 @@ def test_kohya_s_folders_become_a_project_and_stay_where_they_are(client, folder
     fields = client.post(f"{AT}/{made['id']}/fields", json={}).json()["fields"]
     assert fields["train_data_dir"] == str(folder)
     assert client.post(f"{AT}/open", json={"folder": str(folder.parent / "set project")}).json()["id"] == made["id"]
+    again = client.post(f"{AT}/understand", json={"folder": str(folder)}).json()
+    assert again["project"]["id"] == made["id"] and again["said"] == [
+        "The project set project uses these pictures already"
+    ]
 
 
 def test_one_button_makes_the_four_folders(client, tmp_path) -> None:

@@ -218,7 +218,7 @@ def test_the_sum_goes_backwards_too(folder: Path, manager) -> None:
 def test_what_was_understood_of_the_pictures(folder: Path, manager) -> None:
     found = summed(manager, train_data_dir=str(folder), resolution="64")
     html = texts.pictures(found)
-    assert "<td>10_one</td><td>3</td><td>10</td><td>30</td>" in html
+    assert "<td><span data-as-it-is>10_one</span></td><td>3</td><td>10</td><td>30</td>" in html
     assert "<td>64 × 64</td><td>34</td><td>34</td>" in html
     assert "<b>src" not in html
 

@@ -10,14 +10,16 @@ import io
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 
+from lora_train.blocks.families import weights_by_block
 from lora_train.blocks.presets import BUILTIN, format_numbers
 from lora_train.model.checkpoint import Family
 from lora_train.model.load import StableDiffusion, load_model
@@ -28,7 +30,7 @@ from tests.blocks import loras
 from tests.grid.conftest import write
 from tests.webui import live_calls, narrow
 from tests.webui.conftest import FOLDER, PROMPT, PYTHON
-from tests.webui.server import FLAGS, WebUI, digest
+from tests.webui.server import API, FLAGS, WebUI, digest
 
 OURS = Path(__file__).resolve().parent.parent.parent
 LBW = bool(FOLDER) and any(Path(FOLDER, "extensions").glob("*/scripts/lora_block_weight.py"))
@@ -290,6 +292,32 @@ def test_the_plot_draws_presets(webui: WebUI, lora: str) -> None:
     wrong = [axis, "", ["ALL", "NOPE"], *rest]
     answer = text2img(webui, f"{PROMPT} <lora:{lora}:0.5>", script_name="x/y/z plot", script_args=wrong)
     assert "there is no preset 'NOPE'" in answer["errors"]
+
+
+def test_a_try_between_two_of_the_users_pictures(webui: WebUI, lora: str) -> None:
+    """It is what the prompt with the same numbers draws, and leaves no trace."""
+    weights = weights_by_block(NUMBERS)
+    numbers = format_numbers(NUMBERS)
+    prompts = (PROMPT, f"{PROMPT} <lora:{lora}:0.5>", f"{PROMPT} <lora:{lora}:0.5:lbw={numbers}>")
+    shot = {"prompt": PROMPT, "seeds": [1], "steps": 3, "cfg_scale": 5, "width": 64, "height": 64, "sampler": "Euler"}
+    mix = {"loras": [{"name": lora, "te": 0.5, "unet": 0.5, "weights": weights}], "shot": shot}
+    board = webui.post(f"{API}/blocks/boards", {"name": "webui-test"})["id"]
+    place = f"{API}/blocks/boards/{board}"
+    try:
+        for number, prompt in enumerate(prompts):
+            before = webui.draw(prompt)
+            mix["loras"][0]["te"] = 0.5 + number / 64  # type: ignore[index]  # another one each time
+            attempt = webui.post(f"{place}/tries", {"mix": mix})["try"]["id"]
+            while (now := webui.get(f"{place}/now"))["running"] or now["waiting"]:
+                time.sleep(0.2)
+            assert now["last"]["state"] == "done", now
+            assert digest(webui.draw(prompt)) == digest(before), prompt
+            if number == 0:
+                drawn = Image.open(io.BytesIO(webui.read(f"{place}/pictures/{attempt}/0.png"))).convert("RGB")
+                wanted = webui.draw(prompts[2])
+                assert max(high for _, high in ImageChops.difference(drawn, wanted).getextrema()) <= 2
+    finally:
+        webui.post(f"{place}/remove", {})
 
 
 def test_nothing_of_ours_failed(webui: WebUI) -> None:

@@ -137,9 +137,12 @@ def forget_applied(networks: Any) -> None:
 
 
 def forget_prompts() -> None:
-    """The WebUI keeps the last prompt's text states; they may come from a replaced LoRA."""
+    """The WebUI keeps the last prompt's text states, and so do we; they may come from a replaced LoRA."""
     from modules import processing
 
+    from .picture import forget_texts
+
+    forget_texts()
     for kind in (processing.StableDiffusionProcessing, processing.StableDiffusionProcessingTxt2Img):
         for name in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
             cache = getattr(kind, name, None)

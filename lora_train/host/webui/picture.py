@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -90,6 +91,12 @@ def _keep_texts(p: Any) -> None:
             setattr(p, name, kept)
 
 
+def forget_texts() -> None:
+    """They may come from a LoRA file that was replaced."""
+    for kept in _texts.values():
+        kept[:] = [None] * len(kept)
+
+
 def _processed(p: Any) -> Image.Image | None:
     from modules import processing
 
@@ -135,11 +142,31 @@ def _without_history() -> Iterator[None]:
     """The WebUI would keep this picture's text as that of the last one which the user made."""
     flags = shared().cmd_opts
     before = getattr(flags, "no_prompt_history", None)
-    if before is None:
-        yield
+    if before is None:  # older ones and some forks always keep it
+        with _kept(_history()):
+            yield
         return
     flags.no_prompt_history = True
     try:
         yield
     finally:
         flags.no_prompt_history = before
+
+
+def _history() -> Path:
+    from modules import paths_internal
+
+    return Path(paths_internal.data_path) / "params.txt"
+
+
+@contextlib.contextmanager
+def _kept(file: Path) -> Iterator[None]:
+    """A file has its bytes again afterwards, or is not there if it wasn't."""
+    before = file.read_bytes() if file.is_file() else None
+    try:
+        yield
+    finally:
+        if before is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.write_bytes(before)

@@ -23,6 +23,7 @@ from ...blocks.mix import Found, Mix, Part, find, mix_from, numbers_text, prompt
 from ...blocks.paste import Pasted, parse_pasted
 from ...blocks.presets import BUILTIN, PresetStore, shared_store
 from ...blocks.recipe import find_lora, find_loras, name_of
+from ...blocks.report import Report
 from ...blocks.resize import resize
 from ...card import write_card, write_preview
 from ...errors import UserError
@@ -37,7 +38,11 @@ from .tasks import TASKS, Task
 
 _BODY = Depends(guard.json_body)
 _MOST_RANK = 1 << 16
+_PATIENCE = 1.0  # seconds that a page waits for what isn't known yet
 _LIMITS = ("exact", "rank", "error")
+_MOST_REPORTS = 8
+_REPORTS: dict[str, dict[str, Any]] = {}
+"""By the id of their task."""
 _TAG = re.compile(r"\s*<(?:lora|lyco):[^>]*>(?:\s*,)?")
 Progress = Callable[[int, int], None]
 
@@ -110,6 +115,7 @@ class Blocks:
                 schemas.ANYTHING,
                 schemas.ref("CompareLoras"),
             ),
+            Route("GET", "/blocks/reports/{task}", self.report, "What a task wrote, layer by layer", schemas.ANYTHING),
             Route("POST", "/blocks/bake", self.bake, "Make one LoRA of a mix", task, schemas.ref("BakeRequest")),
             Route(
                 "POST",
@@ -127,21 +133,27 @@ class Blocks:
     # What there is
 
     def loras(self) -> list[dict[str, Any]]:
-        """With `problem` where a file can't be used."""
+        """With `problem` where a file can't be used. Of a large folder some have no family yet: ask again."""
         if not self._lora_dir.is_dir():
             return []
         found = []
         for path in find_loras(self._lora_dir):
             try:
-                status = path.stat()
+                found.append((path.stat(), path))
             except OSError:
                 continue
-            entry = {"name": name_of(path, self._lora_dir), "modified": status.st_mtime, "size": status.st_size}
-            try:
-                found.append({**entry, "family": sound.held(path).index.family, "problem": None})
-            except UserError as error:
-                found.append({**entry, "family": None, "problem": error.what})
-        return sorted(found, key=lambda lora: (-lora["modified"], lora["name"]))
+        found.sort(key=lambda one: (-one[0].st_mtime, one[1]))
+        families = sound.families([path for _, path in found], _PATIENCE)
+        return [
+            {
+                "name": name_of(path, self._lora_dir),
+                "modified": status.st_mtime,
+                "size": status.st_size,
+                "family": family,
+                "problem": problem,
+            }
+            for (status, path), (family, problem) in zip(found, families, strict=True)
+        ]
 
     def lora(self, name: str = "") -> dict[str, Any]:
         """`present`: how many modules each block has; `recipe`: how it was baked, if it was."""
@@ -396,7 +408,7 @@ class Blocks:
             if picture:
                 written.append(write_preview(out, picture))
             self._manager.host.refresh_loras()
-            result = {"name": name_of(out, self._lora_dir), "path": str(out), "report": report.as_dict()}
+            result = {"name": name_of(out, self._lora_dir), "path": str(out), "report": _reported(task, report)}
             return {**result, "written": [str(path) for path in written]}
 
         return {"task": TASKS.start("bake", f"baking {out.stem}", work)}
@@ -415,7 +427,7 @@ class Blocks:
 
         def work(task: Task) -> dict[str, Any]:
             report = sources_into_checkpoint(sources, checkpoint.path, out, progress=_progress(task))
-            return {"name": out.stem, "path": str(out), "report": report.as_dict()}
+            return {"name": out.stem, "path": str(out), "report": _reported(task, report)}
 
         return {"task": TASKS.start("checkpoint", f"merging into {checkpoint.title}", work)}
 
@@ -442,9 +454,15 @@ class Blocks:
             if weight is not None or text:
                 write_card(out, weight, text)
             self._manager.host.refresh_loras()
-            return {"name": name_of(out, self._lora_dir), "path": str(out), "report": report.as_dict()}
+            return {"name": name_of(out, self._lora_dir), "path": str(out), "report": _reported(task, report)}
 
         return {"task": TASKS.start("resize", f"resizing {path.stem}", work)}
+
+    def report(self, task: str) -> dict[str, Any]:
+        """With every layer: its rank, norm and error."""
+        if task not in _REPORTS:
+            raise HTTPException(404, "there is no such report")
+        return _REPORTS[task]
 
     # Beneath
 
@@ -642,6 +660,15 @@ def _limit(given: Mapping[str, Any] | None) -> tuple[int | None, float | None]:
 
 def _limit_view(rank: int | None, error: float | None) -> dict[str, Any]:
     return {"rank": rank} if rank is not None else {"error": error} if error is not None else {"exact": True}
+
+
+def _reported(task: Task, report: Report) -> dict[str, Any]:
+    """For the task's result, which every look at the status carries: all but the layers, which GET report has."""
+    whole = report.as_dict()
+    _REPORTS[task.id] = whole
+    while len(_REPORTS) > _MOST_REPORTS:
+        _REPORTS.pop(next(iter(_REPORTS)), None)
+    return {name: value for name, value in whole.items() if name != "modules"}
 
 
 def _progress(task: Task) -> Progress:

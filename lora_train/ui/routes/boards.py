@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
@@ -348,7 +349,11 @@ def _require_layers(checkpoint: Checkpoint | None, found: Sequence[Found]) -> No
     """Raise UserError where a LoRA is for another kind of checkpoint, or for layers that this one lacks."""
     if checkpoint is None or checkpoint.path.suffix != ".safetensors" or not checkpoint.path.is_file():
         return
-    with open_checkpoint(checkpoint.path) as base:
+    with ExitStack() as stack:
+        try:
+            base = stack.enter_context(open_checkpoint(checkpoint.path))
+        except UserError:
+            return  # of a form that isn't known here; the host may well draw with it
         for one in found:
             base.require(sound.held(one.path).index, one.path)
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, HTTPException
+from fastapi import Depends, HTTPException, Request
 from fastapi.responses import Response
 
 from ...dataset import images
@@ -83,14 +83,20 @@ class CaptionStudio:
 
     # Reading
 
-    def picture(self, picture: str, folder: str = "", extension: str = ".txt", side: int = 192) -> Response:
+    def picture(
+        self, request: Request, picture: str, folder: str = "", extension: str = ".txt", side: int = 192
+    ) -> Response:
         """As JPEG, kept by the browser as long as the picture is the same."""
         if side not in _SIDES:
             raise HTTPException(404, "there is no such size")
         found = next((row.picture for row in self._table(folder, extension, _LOOK).rows if _id(row) == picture), None)
         if found is None or not found.is_file():
             raise HTTPException(404, "there is no such picture")
-        headers = {"Cache-Control": "private, max-age=86400", "X-Content-Type-Options": "nosniff"}
+        state = found.stat()
+        tag = f'"{state.st_mtime_ns:x}-{state.st_size:x}-{side}"'
+        headers = {"Cache-Control": "private, no-cache", "ETag": tag}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
         return Response(_small(found, picture, side), media_type="image/jpeg", headers=headers)
 
     def table(self, body: Body = _BODY) -> dict[str, Any]:
@@ -325,7 +331,7 @@ def _named(given: Reader) -> tuple[str, str]:
 
 def _filter(sent: dict[str, Any]) -> dict[str, Any]:
     """The arguments of Table.select, and "names": a set or None."""
-    kinds: dict[str, Any] = {"tags": list, "without": list, "folder": str, "text": str, "reg": bool}
+    kinds: dict[str, Any] = {"tags": list, "without": list, "folder": str, "text": str, "foreign": bool, "reg": bool}
     made: dict[str, Any] = {}
     for name, value in sent.items():
         right = name in FILTER

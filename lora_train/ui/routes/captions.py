@@ -7,12 +7,12 @@ from typing import Any
 
 from fastapi import Depends, HTTPException
 
-from ...dataset.tagging import TagOptions, Writer, Writing
+from ...dataset.tagging import TagOptions, Writing
 from ...errors import UserError
 from ...host.base import Captioner, find_captioner
 from ...jobs.manager import Manager
-from ...studio import onnx_tagger
-from ...studio.captions import TITLE, Table, open_table
+from ...studio import captioning, onnx_tagger
+from ...studio.captions import Table, open_table
 from ...studio.onnx_tagger import OnnxTagger
 from .. import guard
 from . import schemas
@@ -74,48 +74,22 @@ class Captions:
         captioner = self._captioner(name, tagger.strip())
         chosen, how = TagOptions.from_dict(options or {}), Writing.from_dict(writing or {})
         table = _table(folder, how.extension)
-        pictures = [row.picture for row in table.own]
 
         def work(task: Task) -> dict[str, Any]:
-            task.total = len(pictures)
-            with table.journal.change(f"{TITLE}written by {captioner.title}") as change:
-                done = _Captioning(task, Writer(how, change.write))
-                tagged = captioner.tag(pictures, chosen, done.caption, task.stop)
-                for problem in tagged.problems:
-                    done.problem(problem)
-                entry = change.number if change.steps else None
-            return {**done.counts, "problems": done.problems, "entry": entry}
+            task.total = len(table.own)
+
+            def progress(done: int, total: int) -> None:
+                task.done, task.total = done, total
+
+            made = captioning.write(table, captioner, chosen, how, progress=progress, stop=task.stop)
+            task.warnings += [str(problem) for problem in made.problems[:_MOST_PROBLEMS]]
+            return {**made.counts, "problems": len(made.problems), "entry": made.entry}
 
         return {"task": TASKS.start("captions", f"captions by {captioner.title}", work)}
 
     def _refuse_strangers(self) -> None:
         if restricted(self._manager):
             raise HTTPException(403, "this WebUI is open to others, so no captions are written")
-
-
-class _Captioning:
-    """Writes each caption as it comes, and counts."""
-
-    def __init__(self, task: Task, writer: Writer) -> None:
-        self._task, self._writer = task, writer
-        self.counts = {"written": 0, "kept": 0, "same": 0}
-        self.problems = 0
-
-    def caption(self, done: int, total: int, picture: Path, caption: str) -> None:
-        """One picture more; an empty caption is an unreadable picture's."""
-        self._task.done, self._task.total = done, total
-        if not caption:
-            return
-        try:
-            self.counts[self._writer.write(picture, caption)] += 1
-        except UserError as error:
-            self.problem(error)
-
-    def problem(self, error: UserError) -> None:
-        """Count it; the first few are told."""
-        self.problems += 1
-        if self.problems <= _MOST_PROBLEMS:
-            self._task.warnings.append(str(error))
 
 
 def _table(folder: str, extension: str) -> Table:

@@ -96,7 +96,14 @@ class Pictures:
     def understand(self, body: Body = _BODY) -> dict[str, Any]:
         """Changes nothing."""
         opened = projects.understand(self._folder(body))
-        return {**_said(opened), "project": self._known(opened.project)}
+        told, found = _said(opened), opened.project
+        if found is None and not opened.choices:
+            found = next((r.project for r in projects.recent(self._data) if opened.folder in r.project.sources()), None)
+            if found and found.root.is_dir() and self._may(found.root):
+                told["said"] = [f"The project {found.name} uses these pictures already"]
+            else:
+                found = None
+        return {**told, "project": self._known(found)}
 
     def folders(self, body: Body = _BODY) -> dict[str, Any]:
         """For choosing one: names of the folders in `folder`, and how many pictures lie in itself."""

@@ -255,6 +255,8 @@ class PlanSets:
         host = self._manager.host
 
         def work(task: Task) -> dict[str, Any]:
+            task.result = {"project": project.id, "set": order.id}  # so that a page that comes later knows it
+
             def render(shot: Mapping[str, Any], cancelled: Callable[[], bool]) -> Any:
                 return host.render(Shot(**shot), cancelled)
 

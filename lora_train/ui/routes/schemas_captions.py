@@ -21,6 +21,7 @@ FILTER: dict[str, Schema] = {
     "folder": {**_TEXT, "description": "Only this folder's."},
     "missing": {**_FLAG, "nullable": True, "description": "Only without a caption, or only with one."},
     "text": {**_TEXT, "description": "Only captions with this text."},
+    "foreign": {**_FLAG, "description": "Only those whose file isn't UTF-8."},
     "reg": {**_FLAG, "description": "Those of regularisation, too."},
     "names": {**_TEXTS, "description": "Only these pictures, as <folder>/<picture>."},
 }
