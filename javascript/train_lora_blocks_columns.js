@@ -12,7 +12,6 @@
   let scope = null, curve = null, drags = 0, chosen = "", parts = null, columns = [];
 
   const percent = (value) => (100 * (rules.HIGH - Math.min(rules.HIGH, Math.max(rules.LOW, value)))) / SPAN;
-  const usable = () => { const one = blocks.active(); return columns.filter((block) => blocks.present(one.name, block)); };
   const inScope = () => (scope ? (blocks.topology().groups[scope] || []) : columns).filter((block) => columns.includes(block));
   const groupName = (group) => SIZES[group] || group;
   const groupHelp = (group) => ({ BASE: t("The text encoder: what the words mean"), IN: t("The way in: what is in the picture"), MID: t("The middle: the whole at its coarsest"), OUT: t("The way out: how it is drawn") }[group]
@@ -437,5 +436,5 @@
   }
 
   blocks.part("columns", "columns", { build, draw });
-  Object.assign(blocks, { scope: () => scope, lock, percent, usable });
+  Object.assign(blocks, { scope: () => scope });
 })();

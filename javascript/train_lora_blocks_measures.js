@@ -157,7 +157,7 @@
 
   function update(box, idle) {
     const job = jobs[box.kind];
-    say(box.go, busy(job) ? t("Measuring …") : idle);
+    say(box.go, busy(job) ? (box.kind === "tune" ? t("Tuning …") : t("Measuring …")) : idle);
     box.go.disabled = busy(job);
     show(box.stop, busy(job) && Boolean(job.id));
     box.progress.update(job);
@@ -229,10 +229,11 @@
       start("tune", body);
     };
     box.append(make("label", { class: "train-lora-blocks-tradeoff" }, make("span", {}, t("all of the subject")), keepField, make("span", {}, t("keep the rest"))),
-      make("details", { class: "train-lora-help" }, make("summary", {}, t("Pictures and prompts that it is judged by")), make("div", { class: "train-lora-blocks-form" }, field(t("Pictures of the subject"), pictures), field(t("Neutral prompts"), neutral), field(t("Keep it as preset"), name))),
+      box.details = make("details", { class: "train-lora-help" }, make("summary", {}, t("Pictures and prompts that it is judged by")), make("div", { class: "train-lora-blocks-form" }, field(t("Pictures of the subject"), pictures), field(t("Neutral prompts"), neutral), field(t("Keep it as preset"), name))),
       box.row, box.progress, box.alarm, box.result);
     box.update = () => {
       update(box, jobs.tune && jobs.tune.state === "done" ? t("Tune again") : t("Tune"));
+      if (jobs.tune && jobs.tune.state === "failed" && !jobs.tune.id) box.details.open = true; // it was refused: what is missing is there
       mark(name, "placeholder", state.mix.loras.length ? suggested() : "");
       const found = jobs.tune && jobs.tune.state === "done" ? jobs.tune.result : null;
       fill(box.result, found ? jobs.tune.id : "", () => (found ? tuned(found) : []));

@@ -28,7 +28,7 @@
     for (const name of ["input", "change", "blur"]) field.dispatchEvent(new Event(name, { bubbles: true }));
   }
 
-  const set = () => ({ folder: valueOf("train_lora_train_data_dir"), extension: valueOf("train_lora_caption_extension") || ".txt" });
+  const set = () => ({ folder: valueOf("train_lora_train_data_dir") || lora.project?.folder || "", extension: valueOf("train_lora_caption_extension") || ".txt" });
 
   function chosen() {
     const named = selected.size ? [...selected] : filter.names;

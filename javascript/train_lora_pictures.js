@@ -97,7 +97,7 @@
     announce();
     await fields();
     if (answer.scanned) await report();
-    if (state.report?.counts.pictures !== answer.pictures && answer.pictures && answer.pictures <= AUTOMATIC) scan();
+    if (state.report?.counts.pictures !== answer.pictures && answer.pictures && answer.pictures <= AUTOMATIC) scan(true);
     reload();
   }
 
@@ -225,9 +225,12 @@
 
   // The scan
 
-  async function scan() {
+  // automatic: nobody asked for it, so that it is no fault when something else is under way
+  async function scan(automatic) {
+    const former = state.wrong;
     const answer = await send(at("/scan"));
     if (answer) state.task = answer.task;
+    else if (automatic === true) state.wrong = former;
     lora.look();
     draw();
   }
@@ -246,10 +249,11 @@
     if (task.kind === "scan") await report();
     else {
       state.outcome = task;
+      state.selected.clear();
       draw();
       await refresh();
       await fields();
-      if (task.result && task.result.made) scan();
+      if (task.result && task.result.made) scan(true);
     }
     reload();
   }
@@ -697,7 +701,7 @@
     const masks = answer.unmasked ? [t("Some pictures have no mask any more, so the training goes without masks.")] : [];
     const restored = answer.restored === 1 ? t("1 file is as it was.") : t("{count} files are as they were.", { count: count(answer.restored) });
     told([restored, ...stays, ...masks]);
-    scan();
+    scan(true);
   }
 
   // When to look

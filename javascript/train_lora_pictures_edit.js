@@ -207,9 +207,8 @@
         ...(name === "head" ? [number(t("Shoulder, in heights of the face"), chosen.shoulder, 0, 3, 0.1, (value) => { chosen.shoulder = value; }),
           make("label", { class: "train-lora-check" }, checkbox(chosen.every, (on) => { chosen.every = on; }), make("span", {}, t("Every face, not only the largest")))] : []),
         ...(["head", "parts"].includes(name) && state.told.detectors.length > 1 ? [picked(t("Faces found by"), state.told.detectors.map((one) => [one.name, one.title]), chosen.detector || state.told.detectors[0].name, (one) => { chosen.detector = one; })] : []),
-        faces ? null : make("p", { class: "train-lora-hint" }, noFaces()),
+        ...(faces ? [] : [make("p", { class: "train-lora-hint" }, noFaces())]),
         make("label", { class: "train-lora-labelled" }, make("span", {}, name === "parts" ? t("Into folders that begin with") : t("Into the folder")), into(folder, (value) => { folder = value; })));
-      ways.querySelectorAll(":scope > :empty").forEach((one) => one.remove());
     };
     draw();
     const { box, wrong } = dialog("many", ids.length === 1 ? t("Cut one picture") : t("Cut {count} pictures", { count: count(ids.length) }), ways, options(() => {}),

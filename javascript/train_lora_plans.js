@@ -66,6 +66,20 @@
     };
   }
 
+  // Start a task, after what is under way: there is one at a time. Problems are the caller's.
+  async function start(path, body, told) {
+    for (;;) {
+      const running = ((await lora.get("status")).tasks || []).find((task) => task.state === "running");
+      if (!running) break;
+      tell(told, [t("Waiting until this is done: {what}", { what: message(running.text) })], "note");
+      await new Promise((resolve) => setTimeout(resolve, 800));
+    }
+    tell(told, []);
+    const answer = await lora.post(path, body);
+    lora.look();
+    return answer;
+  }
+
   // The form
 
   const input = (id) => find(id)?.querySelector("input, textarea");
@@ -214,7 +228,7 @@
   }
 
   lora.plans = {
-    own, button, link, asItIs, field, number, tick, choice, tell, box, progress, valueOf, take, refresh, choose, open, written,
+    own, button, link, asItIs, field, number, tick, choice, tell, box, progress, valueOf, take, refresh, choose, open, written, start,
     project: () => project, again: () => ((project = null), refresh()),
     add: (name, kind) => kinds.set(name, kind),
   };

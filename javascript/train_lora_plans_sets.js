@@ -7,7 +7,7 @@
   const { t, message, make, say, show, mark, count } = lora;
   const { own, button, link, asItIs, field, number, choice, tell, box, progress } = plans;
   plans.sets = true;
-  let part = null, project = null, known = null, base = null, recent = null, touched = false;
+  let part = null, project = null, known = null, base = null, recent = null, touched = false, filled = "";
   const handled = new Set(), drawn = new Map();
 
   function build(pane) {
@@ -56,6 +56,7 @@
       put("list", own("div", "list", {})));
     part = made;
     touched = false;
+    filled = "";
     return made;
   }
 
@@ -85,7 +86,8 @@
       lora.fill(part.names, JSON.stringify(known.concepts), () => known.concepts.map((name) => make("option", { value: name })));
       for (const name of ["width", "height"]) if (!part[name].value) part[name].value = known.side;
       if (!part.negative.value) part.negative.value = known.negative_prompt;
-      if (!touched && !part.name.value && known.concepts.length) {
+      if (!touched && filled !== project.id && known.concepts.length) {
+        filled = project.id; // what nobody typed is the project's
         part.name.value = known.concepts[0];
         const word = known.concepts[0].split(" ").length > 1 ? known.concepts[0].split(" ").pop() : "";
         if (!part.prompts.value && word) part.prompts.value = `photo of a ${word}, {standing|sitting|portrait}, {outdoors|indoors}`;
@@ -137,7 +139,7 @@
 
   async function post(path, body, set = "") {
     try {
-      const told = await lora.post(path, body);
+      const told = await plans.start(path, body, part.problem);
       recent = { id: told.task, set: told.set || set, project: told.project, state: "running", done: 0 };
       tell(part.problem, []);
       await draw(project);

@@ -138,8 +138,7 @@
 
   async function look() {
     try {
-      await lora.post(`sets/${project.id}/style/look`, { detector: part.detectors.value });
-      lora.look();
+      await plans.start(`sets/${project.id}/style/look`, { detector: part.detectors.value }, part.problem);
     } catch (error) {
       tell(part.problem, lora.problems(error));
     }
@@ -149,8 +148,7 @@
     show(part.done, false);
     try {
       await sending;
-      await lora.post(`sets/${project.id}/style/write`, {});
-      lora.look();
+      await plans.start(`sets/${project.id}/style/write`, {}, part.problem);
     } catch (error) {
       tell(part.problem, lora.problems(error));
     }

@@ -153,7 +153,7 @@ def _fill_down(out: Tensor, parts: Parts) -> tuple[Tensor, float]:
             rows = slice(at, at + x.shape[0])
             out[rows, columns] = x[:, columns] * scale
             if x.dtype != out.dtype or scale < 1:  # else no digit is lost
-                difference = x[:, columns].float().mul_(scale).sub_(out[rows, columns])
+                difference = (x[:, columns].float() * scale).sub_(out[rows, columns])
                 lost += float(difference.square_().sum(dtype=torch.float64))
             at += x.shape[0]
         products += gram(y.copy_(out[:, columns]).T)

@@ -155,7 +155,7 @@ def noised(
     model: StableDiffusion, pictures: Sequence[Batch], how: How, rounds: int, seed: int, prompts: Sequence[str] = ()
 ) -> list[Cases]:
     """Each picture `rounds` times with its own noise, at timesteps that cover 0 … 999 evenly, by the model as it
-    stands, which must be the checkpoint alone. Every second round has `prompts` in turn in place of the captions.
+    stands, which must be the checkpoint alone. With `prompts` these in turn stand in place of the captions.
     """
     objective = Objective(TrainSettings(v_parameterization=how.v_prediction), torch.device("cpu"))
     total = rounds * sum(len(batch.captions) for batch in pictures)
@@ -168,8 +168,8 @@ def noised(
             draws = Draws(noise, torch.zeros(*noise.shape[:2], 1, 1), times)
             x_t, target = objective.noisy(batch.latents.float() * model.scale_factor, draws)
             texts = batch.captions
-            if prompts and turn % 2:
-                texts = [prompts[(turn // 2 + n) % len(prompts)] for n in range(len(texts))]
+            if prompts:
+                texts = [prompts[(turn + n) % len(prompts)] for n in range(len(texts))]
             cases = Cases(x_t, times, list(texts), target, target, batch.sizes, batch.masks)
             found.append(replace(cases, alone=guided(model, cases, how).cpu()))
     return found

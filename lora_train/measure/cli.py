@@ -45,7 +45,7 @@ def add_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     tune.add_argument("--name", default="tuned", help="what to call the result")
     tune.add_argument("--low", type=float, default=0.0, help="least number (default: 0)")
     tune.add_argument("--high", type=float, default=2.0, help="greatest number (default: 2)")
-    tune.add_argument("--tune-steps", type=int, default=60, metavar="N", help="steps of the optimizer (default: 60)")
+    tune.add_argument("--rounds", type=int, default=1, help="measure again where the last round ended (default: 1)")
     tune.add_argument("--tied", action="store_true", help="one number a block for all LoRAs of the mix")
     tune.add_argument("--seed", type=int, default=1)
     tune.set_defaults(run=run, kind="tune")
@@ -130,9 +130,9 @@ def task_of(args: argparse.Namespace) -> dict[str, Any]:
         raise UserError("is missing", where="--pictures", remedy="Name the folder that the LoRA was trained on")
     lines = args.neutral_file.read_text(encoding="utf-8").splitlines() if args.neutral_file else []
     prompts = [text.strip() for text in [*(args.neutral or []), *lines] if text.strip()]
-    names = ("keep", "name", "low", "high", "tied", "seed")
+    names = ("keep", "name", "low", "high", "tied", "seed", "rounds")
     chosen = {name: getattr(args, name) for name in names}
-    return {**task, **chosen, "steps": args.tune_steps, "pictures": str(args.pictures), "prompts": prompts}
+    return {**task, **chosen, "pictures": str(args.pictures), "prompts": prompts}
 
 
 def text_of(found: dict[str, Any]) -> str:

@@ -55,7 +55,7 @@ def run(task: Mapping[str, Any], out: Path, emit: Listener, stop: Stop) -> bool:
         raise UserError(f"{task.get('kind')!r} can't be measured", where="kind", remedy=f"Choose {' or '.join(kinds)}")
     out.mkdir(parents=True, exist_ok=True)
     emit(event("stage", text=f"loading {Path(task['checkpoint']).name}"))
-    model = load_model(task["checkpoint"], *_placement(task["kind"]), task.get("vae"))
+    model = load_model(task["checkpoint"], *placement(), task.get("vae"))
     try:
         found = kinds[task["kind"]](model, task, out, _Telling(emit), stop)
     except effects.Stopped:
@@ -66,16 +66,6 @@ def run(task: Mapping[str, Any], out: Path, emit: Listener, stop: Stop) -> bool:
     write_text(out / RESULT, json.dumps({**known, "seconds": seconds, **found}, indent=1, ensure_ascii=False))
     emit(event("done", path=str(out / RESULT), steps=0, seconds=seconds))
     return True
-
-
-def _placement(kind: str) -> tuple[Any, str]:
-    """As for drawing; gradients want the exponents that half precision hasn't."""
-    import torch
-
-    dtype, device = placement()
-    if kind == "tune" and device == "cuda":
-        dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return dtype, device
 
 
 class _Telling:
@@ -135,11 +125,7 @@ def _tune(model: StableDiffusion, task: Mapping[str, Any], out: Path, tell: _Tel
     options = tune.Options(**known)
     dials = Dials(model, mix)
     try:
-        if model.device.type == "cuda":
-            model.unet.enable_gradient_checkpointing()
-            model.unet.train()
         tuned = tune.tune(goals, dials, start, options, progress=tell, stop=stop)
-        model.unet.eval()
         rows = _rows(task, start, tuned.weights, dials.family)
         scores = []
         for n, (name, weights) in enumerate(rows):

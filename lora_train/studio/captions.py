@@ -194,6 +194,15 @@ class Table:
             and (not foreign or bool(row.encoding))
         ]
 
+    def reread(self, file: Path) -> Table:
+        """The table with this caption file as it is by now."""
+        plain = (
+            (row, Row(row.picture, row.file, row.folder, row.concept, row.is_reg) if row.file == file else None)
+            for row in self.rows
+        )
+        rows = (row if new is None else _read(new) if file.exists() else new for row, new in plain)
+        return replace(self, rows=tuple(rows))
+
     def row(self, name: str) -> Row:
         """The row of "folder/picture", as `as_dict` names it, or of the picture's name alone. Raises UserError."""
         found = [

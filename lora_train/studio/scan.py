@@ -6,14 +6,16 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import astuple, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event, Lock, local
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from ..dataset import images
 from ..dataset.folders import UNREAD_SUFFIXES, shown
 from ..errors import UserError
 from ..files import write_text
+from ..paths import ROOT
 from . import likeness, look
 
 SMALL = 512
@@ -42,6 +45,12 @@ _MOST_BYTES = 512 << 20
 _LARGE = 16_000_000  # pixels; of pictures that have to be decoded whole, one such at a time
 _GREY_SPREAD, _GREY_SHARE = 20, 0.01  # between channels, in levels of 255; of the pixels
 _BATCH = 32
+_MANY = 600  # pictures for which starting processes pays
+_KEEP_MEMORY = {  # glibc's: else each picture's memory goes back to the system, and its pages are zeroed anew
+    "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+}
+_START = "import sys; sys.path.insert(0, sys.argv[1]); from lora_train.studio.scan import serve; serve()"
 _JPEG = b"\xff\xd8\xff"
 _DEPTH = 8
 _VERSION = 1
@@ -155,16 +164,22 @@ class Report:
         """For JSON."""
         return {
             "folder": str(self.root),
+            **self.summary(),
             "pictures": [
                 {f.name: getattr(p, f.name) for f in fields(Seen)}
                 | {"alike": _hex(p), "id": look.picture_id(self.root / p.name)}
                 for p in self.pictures
             ],
+            **{name: [p.name for p in getattr(self, name)()] for name in _LISTS},
+            **{name: [list(group) for group in getattr(self, name)] for name in ("duplicates", "similar")},
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """For JSON: the report without its pictures."""
+        return {
             "counts": self.counts(),
             **{name: dict(self._tally(name)) for name in ("format", "mode", "aspect", "size", "folder_of")},
-            **{name: [p.name for p in getattr(self, name)()] for name in _LISTS},
             **{name: list(getattr(self, name)) for name in ("junk", "unread", "irregular", "unreadable")},
-            **{name: [list(group) for group in getattr(self, name)] for name in ("duplicates", "similar")},
             "warnings": self.warnings(),
             "reused": self.reused,
             "stopped": self.stopped,
@@ -386,14 +401,19 @@ _Todo = tuple[Path, str, os.stat_result]
 
 
 def _looked_at(todo: Sequence[_Todo], stop: Event | None) -> Iterator[list[Seen]]:
-    """Batches, as they are done. Decoders leave Python's lock, so threads help; few are under way at a time."""
+    """Batches, as they are done; few are under way at a time.
+
+    Decoders leave Python's lock, so threads help; for many pictures each thread has a process that does its work, as
+    the rest of what is done for a small picture keeps that lock.
+    """
     batches = iter([todo[start : start + _BATCH] for start in range(0, len(todo), _BATCH)])
+    helpers = _Helpers(len(todo) >= _MANY)
     pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "scan")
     running: set[Future[list[Seen]]] = set()
     try:
         while not (stop and stop.is_set()):
             while len(running) < 8 and (batch := next(batches, None)):
-                running.add(pool.submit(_batch, batch, stop))
+                running.add(pool.submit(_batch, batch, stop, helpers))
             if not running:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -403,15 +423,96 @@ def _looked_at(todo: Sequence[_Todo], stop: Event | None) -> Iterator[list[Seen]
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+        helpers.end()
 
 
-def _batch(batch: Sequence[_Todo], stop: Event | None) -> list[Seen]:
-    return [_seen(*item) for item in batch if not (stop and stop.is_set())]
+def _batch(batch: Sequence[_Todo], stop: Event | None, helpers: _Helpers) -> list[Seen]:
+    if stop and stop.is_set():
+        return []
+    answers = helpers.seen(batch)
+    return [
+        found or _seen(*item)
+        for item, found in zip(batch, answers, strict=True)
+        if not (stop and stop.is_set()) or found
+    ]
 
 
-def _seen(path: Path, name: str, state: os.stat_result) -> Seen:
+class _Helpers:
+    """A process for each thread that asks. Where one can't be started or dies, the thread does the work itself."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        self._own = local()
+        self._all: list[subprocess.Popen[bytes]] = []
+
+    def seen(self, batch: Sequence[_Todo]) -> Sequence[Seen | None]:
+        """What was found of each; None for what the thread itself has to look at."""
+        nothing = [None] * len(batch)
+        if not self._wanted:
+            return nothing
+        try:
+            process = self._process()
+            assert process.stdin and process.stdout
+            asked = [[str(path), name, state.st_size, state.st_mtime_ns] for path, name, state in batch]
+            process.stdin.write(json.dumps(asked).encode("ascii") + b"\n")
+            process.stdin.flush()
+            answers = json.loads(process.stdout.readline())
+            found = [Seen(*answer) if answer else None for answer in answers]
+            return found if len(found) == len(batch) else nothing
+        except (OSError, ValueError, TypeError):
+            self._wanted = False
+            return nothing
+
+    def _process(self) -> subprocess.Popen[bytes]:
+        if not hasattr(self._own, "process"):
+            self._own.process = subprocess.Popen(
+                [sys.executable, "-c", _START, str(ROOT)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **_KEEP_MEMORY},
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # Windows
+            )
+            self._all.append(self._own.process)
+        process: subprocess.Popen[bytes] = self._own.process
+        return process
+
+    def end(self) -> None:
+        for process in self._all:
+            with suppress(OSError):
+                process.communicate(timeout=10)
+            process.kill()
+
+
+def serve() -> None:
+    """The other process: batches on stdin, one a line, what was found of them on stdout; until stdin closes."""
+    for line in sys.stdin.buffer:
+        answers = []
+        for path, name, size, changed in json.loads(line):
+            try:
+                answers.append(astuple(_seen(Path(path), name, _State(size, changed), alone=False)))
+            except _Large:
+                answers.append(())
+        sys.stdout.buffer.write(json.dumps(answers).encode("ascii") + b"\n")
+        sys.stdout.buffer.flush()
+
+
+class _Large(Exception):
+    """A picture that wants much memory: only one such at a time, so the process that knows of all does it."""
+
+
+@dataclass(frozen=True)
+class _State:
+    """Of os.stat_result, what is used of it."""
+
+    st_size: int
+    st_mtime_ns: int
+
+
+def _seen(path: Path, name: str, state: os.stat_result | _State, alone: bool = True) -> Seen:
+    """alone: large pictures wait for each other; else they raise _Large."""
     try:
-        return _described(path, name, state)
+        return _described(path, name, state, alone)
     except UserError as error:
         return Seen(name, state.st_size, state.st_mtime_ns, problem=error.what)
     except OSError as error:
@@ -419,12 +520,15 @@ def _seen(path: Path, name: str, state: os.stat_result) -> Seen:
         return Seen(name, state.st_size, state.st_mtime_ns, problem=problem)
 
 
-def _described(path: Path, name: str, state: os.stat_result) -> Seen:
+def _described(path: Path, name: str, state: os.stat_result | _State, alone: bool) -> Seen:
     if state.st_size > _MOST_BYTES:
         raise UserError(f"the file is larger than {_MOST_BYTES >> 20} MiB", where=path, remedy="Save it smaller")
     width, height, note = images.inspect(path)
     data = path.read_bytes()
-    with _alone if width * height > _LARGE and data[:3] != _JPEG else nullcontext():
+    large = width * height > _LARGE and data[:3] != _JPEG
+    if large and not alone:
+        raise _Large
+    with _alone if large else nullcontext():
         found = look.opened(io.BytesIO(data), path, _LOOK)
     clear, picture = look.transparent(found.picture), images.flat(found.picture)
     grey = look.shrunk(picture.convert("L"), _LOOK)

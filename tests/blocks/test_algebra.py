@@ -151,6 +151,25 @@ def test_the_quick_sum_reports_its_own_error(
         assert error <= torch.finfo(dtype).eps / 2 * found.norm * 2
 
 
+@pytest.mark.parametrize("kind", ["random", "equal columns", "unequal rows", "few rows", "one source"])
+def test_the_error_of_a_tall_sum_is_told_from_some_of_its_rows(kind: str) -> None:
+    """Within 3 %, also where roundings know of each other or where few rows count."""
+    x, y = (low_rank(2300, 700, 12, seed) for seed in (0, 1))
+    if kind == "equal columns":
+        x = LowRank(x.B[:, :1].expand(-1, 12).contiguous(), x.A)
+    elif kind == "unequal rows":
+        x = LowRank(x.B * torch.logspace(-3, 1, 2300, dtype=x.B.dtype)[:, None], x.A)
+    elif kind == "few rows":
+        x = LowRank(torch.cat([x.B[:40], x.B[40:] * 1e-3]), x.A)
+    parts = [(0.6, x.to(torch.float16)), *([] if kind == "one source" else [(-0.35, y.to(torch.float16))])]
+    found = algebra.rounded_sum(parts, torch.float16)
+    assert found is not None
+    wanted = sum(k * dense(one.to(torch.float64)) for k, one in parts)
+    error = float((dense(found.matrix.to(torch.float64)) - wanted).norm())
+    assert found.error == pytest.approx(error, rel=0.03)
+    assert found.norm == pytest.approx(float(wanted.norm()), rel=1e-5)
+
+
 def test_the_quick_sum_keeps_down_bit_by_bit() -> None:
     x = low_rank(40, 30, 4, 1).to(torch.float16)
     found = algebra.rounded_sum([(0.3, x)], torch.float16)
@@ -158,6 +177,16 @@ def test_the_quick_sum_keeps_down_bit_by_bit() -> None:
     ratio = found.matrix.A.double() / x.A.double()
     assert ratio.unique().numel() == 1
     assert float(ratio[0, 0].log2()) == round(float(ratio[0, 0].log2()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_quick_sum_leaves_its_terms_as_they_are(dtype: torch.dtype) -> None:
+    x = low_rank(40, 30, 4, 1).to(dtype)
+    before = x.B.clone(), x.A.clone()
+    for factor in (0.3, 300.0, 1e-3):
+        algebra.rounded_sum([(factor, x)], torch.float16)
+    assert torch.equal(x.B, before[0])
+    assert torch.equal(x.A, before[1])
 
 
 def test_the_quick_sum_does_not_answer_where_terms_cancel_or_overflow() -> None:

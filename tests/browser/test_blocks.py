@@ -284,7 +284,7 @@ def test_tries_are_drawn_kept_and_branch(bench) -> None:
     bench.keyboard.press("PageDown")
     bench.wait_for_function(count, arg=2, timeout=90_000)
     bench.get_by_role("switch").uncheck()
-    assert "OUT05 1→0.75" in cards.nth(1).inner_text()
+    cards.nth(1).get_by_text("OUT05 1→0.75").wait_for(timeout=10_000)
 
     cards.nth(0).click()
     assert numbers(bench) == [1.0] * 17
@@ -304,10 +304,11 @@ def test_tries_are_drawn_kept_and_branch(bench) -> None:
     assert "★" in cards.nth(2).inner_text()
     cards.nth(0).click(modifiers=["Shift"])
     compare = bench.locator(".train-lora-blocks-compare")
-    assert "Same seed, 1." in compare.inner_text()
+    compare.get_by_text("Same seed, 1.").wait_for(timeout=10_000)
     compare.get_by_role("button", name="Blink").click()
     wait(bench, "() => document.querySelector('.train-lora-blocks-badge').textContent === 'A'")
     compare.get_by_role("button", name="Side by side").click()
+    wait(bench, "() => document.querySelector('.train-lora-blocks-canvas').dataset.mode === 'side'")
     left, right = (bench.locator(".train-lora-blocks-frame").nth(n).bounding_box() for n in range(2))
     assert left["x"] + left["width"] <= right["x"] + 1
     compare.get_by_role("button", name="End comparing").click()

@@ -162,7 +162,7 @@ def test_mirrored_copies_of_those_that_are_selected(studio: Studio) -> None:
     studio.tool("mirror")
 
 
-def test_it_fits_a_narrow_dark_window(studio: Studio) -> None:
+def test_it_fits_a_narrow_window(studio: Studio) -> None:
     studio.page.set_viewport_size({"width": 400, "height": 900})
     studio.press("Check captions")
     expect(studio.here.locator(".train-lora-cs-finding").first).to_be_visible()

@@ -137,31 +137,37 @@ def test_a_grid_that_comes_later_is_shown_without_reloading(shared_page, work) -
 
 
 @pytest.mark.one_gradio
-def test_cells_appear_one_by_one(fresh, grid) -> None:
+def test_cells_appear_one_by_one(grid, new_page) -> None:
     """While the job draws: here its status says so, and its cells are written by the test."""
+    known = record.load(grid.job)
+    assert known
+    cells = record.Drawing(grid.job, replace(known.grid, seed=8), name="hina", checkpoint="mini")
+    places = [(1, 1), (1, 2), (2, 0)]
     done = 0
+
+    def draw() -> tuple[int, int]:
+        nonlocal done
+        row, column = places[done]
+        cells.add(Cell(0, row, column, Image.new("RGB", (64, 64), "red")))
+        done += 1
+        return row, column
 
     def drawing(route: Any) -> None:
         status = route.fetch().json()
         route.fulfill(json={**status, "id": grid.id, "state": "grid", "grid": {"done": done, "total": 24}})
 
-    known = record.load(grid.job)
-    assert known
-    cells = record.Drawing(grid.job, replace(known.grid, seed=8), name="hina", checkpoint="mini")
-    fresh.route("**/status*", drawing)
-    pictures = fresh.locator("#train_lora_grid_view td img")
-    fresh.get_by_text("Drawing the grid of hina: 0 of 24 pictures.").wait_for(timeout=15_000)
-    until(fresh, "() => !document.querySelectorAll('#train_lora_grid_view td img').length")
-    assert cell(fresh, 1, 1).inner_text() == "…"
-    for column in range(2):
-        cells.add(Cell(0, 1, column, Image.new("RGB", (64, 64), "red")))
-        done += 1
-        cell(fresh, 1, column).locator("img").wait_for(timeout=15_000)
-        assert pictures.count() == done
-    cell(fresh, 1, 1).click()
-    assert fresh.locator(DIALOG).get_by_role("button", name="Use this").is_disabled()
-    fresh.keyboard.press("Escape")
-    fresh.unroute("**/status*")
+    draw()
+    page = opened(new_page(), grid)
+    page.route("**/status*", drawing)
+    page.get_by_text("Drawing the grid of hina: 1 of 24 pictures.").wait_for(timeout=15_000)
+    until(page, "() => document.querySelector('#train_lora_grid_view [data-at=\"0/2/0\"]').innerText === '…'")
+    for _ in places[1:]:
+        cell(page, *draw()).locator("img").wait_for(timeout=15_000)
+        assert page.locator("#train_lora_grid_view td img").count() == done
+    cell(page, 1, 1).click()
+    assert page.locator(DIALOG).get_by_role("button", name="Use this").is_disabled()
+    page.keyboard.press("Escape")
+    page.unroute("**/status*")
 
 
 @pytest.mark.one_gradio

@@ -156,6 +156,7 @@ class Job:
         self.extra_network_data: dict[str, list[Params]] = {}
         self.hr_extra_network_data: dict[str, list[Params]] = {}
         self.parse_extra_network_prompts: Any = None
+        self.scripts: Any = None
 
     def init(self) -> None: ...
 
@@ -204,6 +205,17 @@ def test_a_prompt_with_weights(webui: SimpleNamespace, networks: Extension, own:
     activate(networks, job, "a:0.5:lbw=MINE", "b:1")
     run(webui)
     assert values(webui) == [1.0, 1.0, 1.0, 1.5]
+
+
+def test_the_cells_of_a_plot_have_each_their_own_text(networks: Extension, own: Path) -> None:
+    """The WebUI gives all of them the same table of texts."""
+    shared: dict[str, str] = {}
+    for name, wanted in {"MINE": f"a:MINE:0{FLAT}", "ALL": f"a:ALL:1{FLAT}", f"0{FLAT}": None}.items():
+        cell = Job(f"<lora:a:1:lbw={name}>")
+        cell.extra_generation_params = shared
+        prompts.check(cell)
+        activate(networks, cell, f"a:1:lbw={name}")
+        assert shared.get(INFOTEXT) == wanted
 
 
 def test_one_strength_counts_for_both(webui: SimpleNamespace, networks: Extension, own: Path) -> None:
@@ -261,16 +273,31 @@ def test_other_prompts_are_none_of_ours(networks: Extension, own: Path) -> None:
         job.init()
 
 
-def test_lora_block_weight_is_left_alone(webui: SimpleNamespace, networks: Extension, own: Path) -> None:
-    script = type("Script", (), {"__module__": "lora_block_weight.py"})
-    webui.scripts.scripts_data = [SimpleNamespace(script_class=script, module=None)]
+@pytest.mark.parametrize("runs", [True, False])
+def test_lora_block_weight_is_left_alone(webui: SimpleNamespace, networks: Extension, own: Path, runs: bool) -> None:
     job = Job("<lora:a:1:lbw=NOPE>")
+    script = type("Script", (), {"__module__": "lora_block_weight.py"})
+    if runs:  # among the job's scripts
+        job.scripts = SimpleNamespace(alwayson_scripts=[script()])
+    else:
+        webui.scripts.scripts_data = [SimpleNamespace(script_class=script, module=None)]
     prompts.check(job)
     data = activate(networks, job, "a:1:lbw=NOPE")
     job.init()
     job.setup_conds()
     assert data["lora"][0].items == ["a", "1", "lbw=NOPE"]
     assert type(networks.loaded_networks[0].te_multiplier) is float
+
+
+def test_a_grid_of_ours_runs_without_it(webui: SimpleNamespace, networks: Extension, own: Path) -> None:
+    """Although it is there: then the weights are ours to do."""
+    script = type("Script", (), {"__module__": "lora_block_weight.py"})
+    webui.scripts.scripts_data = [SimpleNamespace(script_class=script, module=None)]
+    job = Job("<lora:a:1:lbw=NOPE>")
+    job.scripts = SimpleNamespace(alwayson_scripts=[object()])
+    prompts.check(job)
+    with pytest.raises(UserError, match="no preset 'NOPE'"):
+        job.init()
 
 
 def test_a_checkpoint_without_known_blocks(webui: SimpleNamespace, networks: Extension, own: Path) -> None:
@@ -344,8 +371,9 @@ def test_where_loras_cannot_be_given_weights_a_file_has_them(
     assert not list(tmp_path.rglob("train-lora-*")) and files[0] not in known
 
     assert parsed(Job(""), ["a:1:lbw=NONE"], []) == [[], []]
-    with pytest.raises(UserError, match="no such LoRA"):
-        parsed(Job(""), ["gone:1:lbw=ALL"], [])
+    for tag, words in {"gone:1:lbw=ALL": "no such LoRA", "a:1:1:4:lbw=ALL": "dyn= and lbw="}.items():
+        with pytest.raises(UserError, match=words):
+            parsed(Job(""), [tag], [])
     assert parsed(Job(""), ["a:1", "b:2"], []) == [[["a", "1"], ["b", "2"]], []]
 
 

@@ -244,7 +244,7 @@ def test_the_webui_draws_it(webui: SimpleNamespace, jobs: list[Any], two: tuple[
     assert (WebUIHost().busy(), webui.shared.state.interrupted) == ("", False)
 
 
-@pytest.mark.parametrize("kind", ["webui", "forge", "classic"])
+@pytest.mark.parametrize("kind", ["webui", "forge"])
 def test_where_blocks_have_no_weights_a_file_has_them(
     kind: str, request: pytest.FixtureRequest, jobs: list[Any], two: tuple[Path, Path], tmp_path: Path
 ) -> None:

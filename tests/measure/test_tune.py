@@ -23,7 +23,7 @@ TRUE = {"BASE": 1.0, "IN05": 0.2, "OUT03": 1.6, "OUT11": 0.6}
 
 @pytest.fixture(scope="module")
 def neutral(model: StableDiffusion) -> list[case.Cases]:
-    return case.steps_of_runs(model, ["a red cat", "two dogs"], HOW, 2, seed=1)
+    return case.steps_of_runs(model, ["a red cat", "two dogs"], HOW, 1, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def goals(model: StableDiffusion, neutral: list[case.Cases], lora_dir: Path) -> 
 def test_the_subject_alone_finds_its_numbers(model, goals: Goals, lora_dir: Path) -> None:
     dials = Dials(model, [Mixed(lora_dir / "Few.safetensors")])
     told = []
-    options = Options(keep=0.0, steps=12, rate=0.3, smooth=0.0, near=0.0, emphasis=1.0)
+    options = Options(keep=0.0, rounds=2, smooth=0.0, near=0.0, emphasis=1.0)
     found = tune(goals, dials, [flat_weights()], options, progress=lambda done, total, what: told.append((done, total)))
     start, end, best = (goals.score(dials, "", [w]) for w in (flat_weights(), found.weights[0], TRUE))
     dials.remove()
@@ -48,13 +48,13 @@ def test_the_subject_alone_finds_its_numbers(model, goals: Goals, lora_dir: Path
     for block in ("IN05", "OUT03", "OUT11"):
         assert abs(found.weights[0][block] - TRUE[block]) < abs(1 - TRUE[block]), block
     assert found.weights[0]["IN01"] == 1.0  # a block that the LoRA lacks
-    assert told[-1] == (12, 12) and len(found.history) == 12
+    assert told[-1] == (20, 20)
 
 
 def test_the_rest_alone_turns_it_down_within_bounds(model, goals: Goals, lora_dir: Path) -> None:
     mix = [Mixed(lora_dir / "Few.safetensors"), Mixed(lora_dir / "Style.safetensors", -0.5, -0.5)]
     dials = Dials(model, mix)
-    options = Options(keep=1.0, steps=5, rate=0.6, low=0.25, tied=True)
+    options = Options(keep=1.0, low=0.25, tied=True)
     found = tune(goals, dials, [flat_weights()] * 2, options).weights
     assert goals.score(dials, "", found).drift < 0.5 * goals.score(dials, "", [flat_weights()] * 2).drift
     dials.remove()
@@ -77,7 +77,8 @@ def test_pictures_become_cases(model, tmp_path: Path) -> None:
     how = replace(HOW, cfg_scale=3.0, negative_prompt="blurry")
     found = case.noised(model, batches, how, 2, 1, ["a thing"])
     assert [len(one) for one in found] == [4, 4]
-    assert found[0].texts == batches[0].captions and set(found[1].texts) == {"a thing"}
+    assert {text for one in found for text in one.texts} == {"a thing"}
+    assert case.noised(model, batches, how, 1, 1)[0].texts == batches[0].captions
     times = sorted(int(t) for one in found for t in one.t)
     assert times == [62, 187, 312, 437, 562, 687, 812, 937]
     again = case.noised(model, batches, how, 2, 1, ["a thing"])
@@ -94,8 +95,8 @@ def test_pictures_become_cases(model, tmp_path: Path) -> None:
 
 
 def test_runs_of_the_checkpoint_are_cases_of_their_own_prompts(model, neutral: list[case.Cases]) -> None:
-    assert [list(one.texts) for one in neutral] == [["a red cat", "two dogs"]] * 2
-    assert len({float(t) for one in neutral for t in one.t}) == 4
+    assert [list(one.texts) for one in neutral] == [["a red cat", "two dogs"]]
+    assert len({float(t) for one in neutral for t in one.t}) == 2
     with torch.no_grad():
         for one in neutral:
             torch.testing.assert_close(case.guided(model, one, HOW), one.wanted, rtol=1e-4, atol=1e-4)

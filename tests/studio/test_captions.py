@@ -413,3 +413,16 @@ def test_those_that_are_not_utf8_are_read_anew_and_no_others(project: Path) -> N
     assert [change.file.name for change in shown.changes] == ["d.txt"]
     assert shown.changes[0].before == "hina, 微笑, 蓝色的天空"
     assert "微笑" not in shown.changes[0].after
+
+
+def test_one_file_is_read_anew_alone(project: Path) -> None:
+    table = open_table(project)
+    row = table.row("c.png")
+    row.file.write_text("hina", encoding="utf-8")
+    (row.file.with_name("a.txt")).write_text("other", encoding="utf-8")
+    new = table.reread(row.file)
+    assert new.row("c.png").text == "hina"
+    assert [one for one in new.rows if one.file != row.file] == [one for one in table.rows if one.file != row.file]
+    row.file.unlink()
+    assert new.reread(row.file).row("c.png").missing
+    assert new.known["hina"] == table.known["hina"] + 1

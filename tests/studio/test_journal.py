@@ -165,3 +165,16 @@ def test_a_moved_project_can_still_be_undone(tmp_path):
     new = old.rename(tmp_path / "new")
     Journal(new).undo()
     assert contents(new) == {}
+
+
+def test_what_lies_in_a_folder_that_was_renamed_since_waits_for_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with journal.change("write") as change:
+        change.write(tmp_path / "image" / "1_a" / "a.txt", b"first")
+    with journal.change("rename") as change:
+        change.move(tmp_path / "image" / "1_a", tmp_path / "image" / "5_a")
+    with pytest.raises(UserError, match="later change"):
+        journal.undo(1)
+    journal.undo()
+    journal.undo()
+    assert not (tmp_path / "image").exists()

@@ -229,3 +229,19 @@ def test_findings_by_name_are_what_the_report_says(planted):
     assert set().union(*findings.values()) <= set(module.FINDINGS)
     first, second = (report.places[name] for name in ("10_a/00.jpg", "10_a/copy.jpg"))
     assert first[0] == second[0] and report.by_name["10_a/00.jpg"].width == 600
+
+
+def test_processes_find_what_one_finds_and_their_death_costs_nothing(planted, monkeypatch):
+    alone = scan(planted).as_dict()
+    monkeypatch.setattr(module, "_MANY", 1)
+    monkeypatch.setattr(module, "_BATCH", 4)
+    monkeypatch.setattr(module, "_LARGE", 300_000)
+    started = []
+    real = module.subprocess.Popen
+    monkeypatch.setattr(
+        module.subprocess, "Popen", lambda *given, **more: started.append(real(*given, **more)) or started[-1]
+    )
+    assert scan(planted).as_dict() == alone
+    assert started and all(process.wait(10) is not None for process in started)
+    monkeypatch.setattr(module, "_START", "import sys; sys.stdin.readline(); sys.exit(1)")
+    assert scan(planted).as_dict() == alone

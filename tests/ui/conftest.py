@@ -104,6 +104,10 @@ class FakeManager:
         self._tell("start_grid", values)
         return "job-1"
 
+    def start_measure(self, kind: str, values: dict[str, Any]) -> str:
+        self._tell("start_measure", kind, values)
+        return "job-1"
+
     def pause(self, id: str) -> None:
         self._tell("pause", id)
 

@@ -175,6 +175,33 @@ def test_our_axes_in_the_webuis_plot(
     assert len(drawn) >= 3  # weight 0 is the same twice
 
 
+def test_cells_are_there_one_by_one_and_stay_when_it_is_paused(
+    webui: WebUI, settings: Callable[..., dict[str, Any]], forget: Callable[[str], str]
+) -> None:
+    """The same grid gone on with has them all, and none is another picture than before."""
+    record = webui.ended(forget(webui.start(settings("webui-cells", max_train_epochs=1))))
+    wanted = {"loras": record["files"][-1:], "prompts": [PROMPT], "weights": [0.2, 0.4, 0.6, 0.8, 1], "steps": 20}
+    id = forget(webui.post(f"{API}/grids", {**wanted, "width": 64, "height": 64})["id"])
+
+    def cells() -> list[str]:
+        (page,) = webui.get(f"{API}/grids/{id}")["pages"]
+        return [cell for row in page["cells"] for cell in row if cell]
+
+    webui.until(id, lambda record: (record["grid"] or {"done": 0})["done"] >= 2)
+    assert len(cells()) in (1, 2, 3)
+    webui.post(f"{API}/jobs/{id}/pause", {})
+    assert webui.ended(id)["state"] == "paused"
+    first = {cell: webui.read(f"{API}/{cell}") for cell in cells()}
+    assert 0 < len(first) < 5
+    assert id in [grid["id"] for grid in webui.get(f"{API}/grids")]
+    webui.post(f"{API}/jobs/{id}/resume", {})
+    assert webui.ended(id)["state"] == "done"
+    assert len(cells()) == 5
+    for cell, before in first.items():
+        one, other = (Image.open(io.BytesIO(data)).convert("RGB") for data in (before, webui.read(f"{API}/{cell}")))
+        assert digest(one) == digest(other)
+
+
 def test_two_at_once_are_drawn_in_turn(
     webui: WebUI, settings: Callable[..., dict[str, Any]], forget: Callable[[str], str]
 ) -> None:

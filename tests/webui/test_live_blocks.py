@@ -124,7 +124,8 @@ def test_in_the_webui(report: dict[str, str], call: str) -> None:
 @pytest.fixture(scope="module")
 def lora(webui: WebUI, work: Path, model: Path) -> str:
     """A LoRA that the running WebUI knows; its name, in the file too."""
-    write(work / "loras" / "hina.safetensors", load_model(model), rank=4, seed=1)
+    for seed, name in enumerate(("hina", "other"), start=1):
+        write(work / "loras" / f"{name}.safetensors", load_model(model), rank=4, seed=seed)
     webui.post("/sdapi/v1/refresh-loras", {})
     return "hina"
 
@@ -318,6 +319,22 @@ def test_a_try_between_two_of_the_users_pictures(webui: WebUI, lora: str) -> Non
                 assert max(high for _, high in ImageChops.difference(drawn, wanted).getextrema()) <= 2
     finally:
         webui.post(f"{place}/remove", {})
+
+
+def test_the_prompt_of_a_grid(webui: WebUI, lora: str, work: Path, forget: Callable[[str], str]) -> None:
+    """It may have LoRAs with weights besides the grid's own, also where LoRA Block Weight would do it elsewhere."""
+    ends = ("", " <lora:other:1:lbw=NONE>", " <lora:other:1:lbw=ALL>")
+    files = [str(work / "loras" / f"{lora}.safetensors")]
+    wanted = {"loras": files, "prompts": [f"{PROMPT}{end}" for end in ends], "weights": [0.5], "steps": 3, "seed": 1}
+    id = forget(webui.post(f"{API}/grids", {**wanted, "cfg_scale": 5, "width": 64, "height": 64})["id"])
+    assert webui.ended(id)["state"] == "done"
+    cells = [page["cells"][0][0] for page in webui.get(f"{API}/grids/{id}")["pages"]]
+    drawn = [digest(Image.open(io.BytesIO(webui.read(f"{API}/{cell}"))).convert("RGB")) for cell in cells]
+    assert drawn[0] == drawn[1] == digest(webui.draw(f"{PROMPT} <lora:{lora}:0.5>"))
+    assert drawn[2] == digest(webui.draw(f"{PROMPT} <lora:other:1> <lora:{lora}:0.5>"))
+    wrong = {**wanted, "prompts": [f"{PROMPT} <lora:other:1:lbw=NOPE>"], "width": 64, "height": 64}
+    record = webui.ended(forget(webui.post(f"{API}/grids", wrong)["id"]))
+    assert "there is no preset 'NOPE'" in str(record["error"] or record["grid"]), record
 
 
 def test_nothing_of_ours_failed(webui: WebUI) -> None:

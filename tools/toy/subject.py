@@ -15,7 +15,7 @@ from PIL import Image
 
 from lora_train.blocks.families import weights_by_block
 from lora_train.blocks.layout import block_of
-from lora_train.blocks.presets import read_presets
+from lora_train.blocks.presets import open_presets
 from lora_train.model.load import StableDiffusion, load_model
 from lora_train.network.kohya import read_lora
 from lora_train.network.lora import LoraNetwork
@@ -74,7 +74,7 @@ def read_weights(path: Path) -> dict[str, float]:
     """Of a measure.json the first LoRA's; of a preset file the first line's."""
     if path.suffix == ".json":
         return json.loads(path.read_text(encoding="utf-8"))["weights"][0]
-    return weights_by_block(next(iter(read_presets(path).values())))
+    return weights_by_block(next(iter(open_presets(path).file.presets.values())))
 
 
 def _share(model: StableDiffusion, seeds: int, first_seed: int) -> float:

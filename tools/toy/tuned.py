@@ -17,11 +17,11 @@ from lora_train.paths import MINI_CHECKPOINT
 from tools.toy.characters import Pose, caption_of, draw_subject, sample_character
 from tools.toy.subject import TRIGGER, Figures, measure, read_weights
 
-PICTURES, PROMPTS = 36, 36
+PICTURES, PROMPTS, KEEP = 36, 36, 0.55
 _PICTURE_SEED, _PROMPT_SEED = 500, 7000  # far from those of the demo's set and of the measure
 
 
-def task_for(lora: Path, out: Path, keep: float, steps: int) -> dict:
+def task_for(lora: Path, out: Path, keep: float) -> dict:
     """Draws the pictures into `out` and says what to tune."""
     folder = out / "pictures" / "1_miro"
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def task_for(lora: Path, out: Path, keep: float, steps: int) -> dict:
         "prompts": [caption_of(sample_character(rng)) for _ in range(PROMPTS)],
         "resolution": 64,
         "keep": keep,
-        "steps": steps,
+        "rows": 48,
     }
 
 
@@ -65,8 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("lora", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--keep", type=float, default=0.5)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--keep", type=float, default=KEEP)
     parser.add_argument("--seeds", type=int, default=100)
     options = parser.parse_args()
 
@@ -74,7 +73,7 @@ def main() -> None:
         if e["event"] == "measuring" and e["done"] % 10 == 0:
             print(f"{e['what']}: {e['done']} of {e['total']}", flush=True)
 
-    run(task_for(options.lora, options.out, options.keep, options.steps), options.out, tell, lambda: False)
+    run(task_for(options.lora, options.out, options.keep), options.out, tell, lambda: False)
     result = options.out / RESULT
     found = json.loads(result.read_text(encoding="utf-8"))
     print(f"\ntuned:{format_numbers(found['presets'][0]['numbers'])}\n")

@@ -33,6 +33,14 @@ def block_weight_is_there() -> bool:
     return any(data.script_class.__module__ == _BLOCK_WEIGHT for data in getattr(scripts, "scripts_data", ()))
 
 
+def _does_it(p: Any) -> bool:
+    """Whether LoRA Block Weight looks at this job; our grids run without other extensions' scripts."""
+    runner = getattr(p, "scripts", None)
+    if runner is None:
+        return block_weight_is_there()
+    return any(type(script).__module__ == _BLOCK_WEIGHT for script in runner.alwayson_scripts)
+
+
 def presets() -> PresetFile:
     """The user's own presets. Raises UserError: the file can't be read."""
     from .host import WebUIHost
@@ -46,6 +54,7 @@ def script() -> type:
 
     class BlockWeights(scripts.Script):
         create_group = False
+        filename, args_from, args_to = __file__, 0, 0  # the WebUI sets its own where it loads the script
 
         def title(self) -> str:
             return "LoRA block weights in prompts"
@@ -67,12 +76,15 @@ def script() -> type:
 
 def check(p: Any) -> None:
     """Before a job draws: its text, and an error in place of a picture where weights can't be read."""
-    if live.extension() is None and not block_weight_is_there():
+    if _does_it(p):
+        return
+    if live.extension() is None:
         temporary.clear()  # of a job that failed
         _bake_later(p)
+    p.extra_generation_params.pop(INFOTEXT, None)  # of a plot's last cell
     prompts = [*(p.all_prompts or ()), *(getattr(p, "all_hr_prompts", None) or ())]
     weighted = [prompt for prompt in dict.fromkeys(prompts) if has_weights(prompt)]
-    if not weighted or block_weight_is_there():
+    if not weighted:
         return
     try:
         tags = [tag for prompt in weighted for tag in _tags(prompt, presets())]
@@ -88,7 +100,7 @@ def weigh(p: Any, data: Mapping[str, Sequence[Any]]) -> None:
     data: its arguments, by network. They get the numbers in the place of presets' names, so that the WebUI doesn't take
     the text states of other numbers for the same.
     """
-    if not any(map(_has_weights, _arguments(data))) or block_weight_is_there() or live.extension() is None:
+    if not any(map(_has_weights, _arguments(data))) or live.extension() is None or _does_it(p):
         return
     try:
         file = presets()
@@ -199,6 +211,8 @@ def _applied(tag: Tag) -> Applied:
     found = xyz._found(networks, tag.name) if networks else None
     if found is None:
         raise UserError("there is no such LoRA", where=f"prompt, {tag.name}", remedy="Refresh the list, or correct it")
+    if tag.dyn:
+        raise UserError("dyn= and lbw= can't be had together here", where=f"prompt, {tag.name}", remedy="Leave one out")
     family = family_of_file(found)
     return Applied(Path(found), tag.te, tag.unet, weights_by_block(tag.numbers or (), family=family))
 

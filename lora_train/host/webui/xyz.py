@@ -325,6 +325,8 @@ class _Told:
         """The scripts of this plot: ours alone, so that cells differ by their LoRA only."""
         from modules import scripts
 
+        from . import prompts
+
         told = self
 
         class Listener(scripts.Script):
@@ -340,7 +342,7 @@ class _Told:
                 told.drawn(p.prompt, processed)
 
         runner = scripts.ScriptRunner()
-        runner.alwayson_scripts.append(Listener())
+        runner.alwayson_scripts += [prompts.script()(), Listener()]
         return runner
 
     def drawn(self, prompt: str, processed: Any) -> None:

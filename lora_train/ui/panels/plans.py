@@ -24,7 +24,7 @@ def build(form: Form) -> None:
 
 
 def taken(text: str, names: Sequence[str]) -> list[Any]:
-    """What the fields of `names` show: the given values, no change where none is given. Unknown names are passed over."""
+    """What the fields of `names` show: the given values, else no change. Unknown names are passed over."""
     try:
         given = json.loads(text)
     except ValueError:

@@ -195,7 +195,8 @@ class CaptionStudio:
         given = Reader(body, ("folder", "extension", "name", "caption", "digest"))
         name, text, digest = given.text("name"), given.text("caption"), given.text("digest")
         folder, extension = _named(given)
-        table = self._table(folder, extension)
+        table = self._table(folder, extension, _LOOK)
+        table = table.reread(table.row(name).file)
         row = table.row(name)
         if row.digest != digest:
             remedy = "Read the captions again, then edit it"
@@ -206,7 +207,11 @@ class CaptionStudio:
         done = captions.apply(table, wanted)
         if done.problems or done.changed:
             raise (*done.problems, UserError("it was changed meanwhile", where=row.file.name, remedy="Try again"))[0]
-        return _row(self._table(folder, extension).row(name))
+        table = table.reread(row.file)
+        with _lock:
+            if (folder, extension) in _tables:
+                _tables[folder, extension] = table, _tables[folder, extension][1]
+        return _row(table.row(name))
 
     def undo(self, body: Body = _BODY) -> dict[str, Any]:
         """{"folder", "change"}: one of the history, its latest that isn't undone where none is named."""

@@ -9,7 +9,7 @@ import base64
 import io
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -192,30 +192,16 @@ class Pictures:
         return {"task": TASKS.start("scan", f"looking at {found.name}", work)}
 
     def report(self, project: str) -> dict[str, Any]:
-        """Empty where none was made since the server began."""
+        """Empty where none was made since the server began. findings: how many pictures each holds for."""
         found = self._project(project)
         made = _REPORTS.get(found)
         if made is None:
             return {}
-        whole = made.as_dict()
-        kept = (
-            "counts",
-            "format",
-            "mode",
-            "aspect",
-            "warnings",
-            "junk",
-            "unread",
-            "irregular",
-            "unreadable",
-            "stopped",
-        )
-        tally = dict.fromkeys(FINDINGS, 0)
-        for given in made.findings.values():
-            for one in given:
-                tally[one] += 1
-        most = {name: whole[name][:_MOST_PROBLEMS] for name in ("junk", "unread", "irregular", "unreadable")}
-        return {**{name: whole[name] for name in kept}, **most, "findings": tally}
+        tally = Counter(one for given in made.findings.values() for one in given)
+        told = made.summary()
+        told |= {name: told[name][:_MOST_PROBLEMS] for name in ("junk", "unread", "irregular", "unreadable")}
+        del told["size"], told["folder_of"]  # there may be thousands
+        return {**told, "findings": {name: tally[name] for name in FINDINGS}}
 
     def page(
         self,

@@ -48,7 +48,7 @@ def components() -> dict[str, Schema]:
         "trigger": {**_TEXT, "description": "tune: else the tag that all captions begin with."},
         "low": {**_NUMBER, "default": 0},
         "high": {**_NUMBER, "default": 2},
-        "steps": {**_WHOLE, "default": 60, "description": "tune: of the optimizer."},
+        "rounds": {**_WHOLE, "default": 1, "description": "tune: it measures again where the last one ended."},
         "tied": {**_FLAG, "description": "tune: one number a block for all LoRAs of the mix."},
         "seed": {**_WHOLE, "default": 1},
     }
