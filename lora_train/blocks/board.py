@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -276,7 +276,8 @@ class Boards:
     def forget(self, board: str, one: Try) -> None:
         """Drop what was drawn of a try that isn't kept."""
         for path in (self.folder / board / _PICTURES).glob(f"{one.id}-*"):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # Windows: a page is still reading it
+                path.unlink(missing_ok=True)
         one.drawn, one.drafts = [], []
 
     def picture(self, board: str, number: int, name: str) -> Path | None:
@@ -303,11 +304,11 @@ class Boards:
             the = self._known(board)
             try:
                 yield the
+                the.revision += 1
+                self._write(the)
             except BaseException:
                 self._open.pop(board, None)
                 raise
-            the.revision += 1
-            self._write(the)
 
     def _known(self, board: str) -> Board:
         the = self._load(board)

@@ -158,8 +158,9 @@ class Trying:
                 self._boards.keep(wanted.board, one)
             else:
                 self._boards.forget(wanted.board, one)
-        except (UserError, OSError) as problem:
+        except Exception as problem:  # noqa: BLE001 (else the thread ends, and nothing is drawn any more)
             state, one.error = "failed", str(problem)
+            self._boards.forget(wanted.board, one)
         with self._lock:
             self._end(wanted, state)
 

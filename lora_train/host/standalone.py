@@ -15,7 +15,7 @@ from PIL import Image
 from ..blocks.families import weights_by_block
 from ..blocks.layout import family_of_file
 from ..blocks.lbw import parse_prompt, without
-from ..blocks.presets import BUILTIN, shared_store
+from ..blocks.presets import shared_store
 from ..blocks.recipe import find_lora
 from ..errors import UserError
 from ..paths import MINI_CHECKPOINT
@@ -174,7 +174,7 @@ class StandaloneHost:
         if "<lora:" not in prompt:
             return prompt, []
         file = shared_store(self._data_dir).file
-        tags = parse_prompt(prompt, BUILTIN | file.presets, faults=file.faults)
+        tags = parse_prompt(prompt, file.with_builtin, faults=file.faults)
         found = []
         for tag in tags:
             path = find_lora(tag.name, self._lora_dir)

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..dataset import captions, encodings, folders
+from ..dataset import captions, encodings, folders, images
 from ..dataset.folders import Listing, list_folder, shown
 from ..errors import UserError
 from . import edits, limited, project
@@ -26,6 +26,7 @@ TITLE = "captions: "
 """How the journal's entries begin that are about captions."""
 
 _NUMBERED = re.compile(r"[0-9]+_.*", re.DOTALL)
+_ENDING = re.compile(r"(\.[\w-]{1,20}){1,3}")
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,8 @@ def open_table(folder: str | Path, extension: str = ".txt", known: Table | None 
     if not extension.strip("."):
         raise UserError("no ending is given", where="extension", remedy="Give one such as .txt")
     ending = "." + extension.lstrip(".")
+    if not _ENDING.fullmatch(ending) or Path("x" + ending).suffix.lower() in images.SUFFIXES:
+        raise UserError(f"{ending!r} is no ending of captions", where="extension", remedy="Give one such as .txt")
     root, found, said = _folders(folder)
     before = {row.picture: row for row in known.rows} if known else {}
     rows: list[Row] = []

@@ -22,6 +22,8 @@ from ..errors import UserError
 from ..files import replace_file
 
 _CHUNK = 1 << 20
+_being_made: set[Path] = set()
+"""Files of the changes that this process is making."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ class Journal:
         """Everything done through the Change inside is undone together; so is what was done when it fails."""
         number, handle = self._begin()
         change = Change(self._root, handle, number)
+        _being_made.add(self._path(number))
         try:
             with handle:
                 _append(handle, {"title": title, "time": time.time()})
@@ -139,6 +142,7 @@ class Journal:
                 if change.steps:
                     _append(handle, {"end": True})
         finally:
+            _being_made.discard(self._path(number))
             if not change.steps:
                 self._path(number).unlink(missing_ok=True)
 
@@ -150,12 +154,15 @@ class Journal:
     def undo(self, number: int | None = None) -> Undone:
         """Take back a change, the latest one that isn't undone when no number is given. What was edited since stays.
 
-        Raises UserError where there is none, or where a later change touched the same files.
+        Raises UserError where there is none, where it is still being made, or where a later change touched the same
+        files.
         """
         open_entries = [entry for entry in self.entries() if not entry.undone]
         entry = next((e for e in open_entries if number in (None, e.id)), None)
         if entry is None:
             raise UserError("there is nothing to undo", where="journal", remedy="Look at the list of changes")
+        if self._path(entry.id) in _being_made:
+            raise UserError("it is still under way", where=entry.title, remedy="Wait until it ends, or stop it first")
         steps = [line for line in self._lines(entry.id) if "op" in line]
         own = _touched(steps)
         for later in open_entries[: open_entries.index(entry)]:

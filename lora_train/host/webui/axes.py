@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...blocks.families import count_problem
-from ...blocks.presets import BUILTIN, Presets, format_numbers, look_up
+from ...blocks.presets import Presets, format_numbers, look_up
 from ...errors import UserError
 from ...grid.plan import all_series, epoch_file, run_of
 from . import live, prompts
@@ -185,7 +185,7 @@ def _presets() -> list[str]:
 
 def _all_presets() -> Presets:
     """The user's own and ours; of equal names the user's."""
-    return BUILTIN | prompts.presets().presets
+    return prompts.presets().with_builtin
 
 
 def _lora_dir() -> Path:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from ...blocks.families import FAMILIES, weights_by_block
 from ...blocks.layout import family_of_file
 from ...blocks.lbw import INFOTEXT, Tag, has_weights, infotext, parse_prompt, restore, without
-from ...blocks.presets import BUILTIN, PresetFile, format_numbers, shared_store
+from ...blocks.presets import PresetFile, format_numbers, shared_store
 from ...errors import UserError
 from ..shot import Applied
 from . import live, temporary, xyz
@@ -136,7 +136,7 @@ def pasted(text: str, params: dict[str, Any]) -> None:
     if not numbers:
         return
     try:
-        now = BUILTIN | presets().presets
+        now = presets().with_builtin
         for name in _PROMPTS:
             if params.get(name):
                 params[name] = restore(params[name], numbers, now)
@@ -157,7 +157,7 @@ def _tags(prompt: str, file: PresetFile) -> list[Tag]:
     if family is None and live.extension() is not None:
         remedy = f"Leave lbw= out, or choose a checkpoint of {', '.join(FAMILIES)}"
         raise UserError("the blocks of this checkpoint are not known", where="lbw=", remedy=remedy)
-    tags = parse_prompt(prompt, BUILTIN | file.presets, family, file.faults, only_weighted=True)
+    tags = parse_prompt(prompt, file.with_builtin, family, file.faults, only_weighted=True)
     names = [found.partition(">")[0].partition(":")[0] for part in _NETWORKS for found in prompt.split(f"<{part}:")[1:]]
     twice = next((tag.name for tag in tags if names.count(tag.name) > 1), None)
     if twice:

@@ -59,7 +59,8 @@ def clear() -> None:
     """Take the files away, and those that an earlier process left behind."""
     networks = sys.modules.get("networks")
     for file in _folder().glob("train-lora-*"):
-        file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Windows: something still reads it; the next call takes it away
+            file.unlink(missing_ok=True)
         for listed in ("available_networks", "available_network_aliases"):
             entries = getattr(networks, listed, None)
             if isinstance(entries, dict):

@@ -225,7 +225,9 @@ class Workbench:
         on_its_way = keep is not None and self._trying.keep(board, attempt, keep)
         if on_its_way and note is None and star is None:
             now = self._trying.now(board)
-            return {"try": next(one for one in (now["running"], now["waiting"], now["last"]) if one), "known": False}
+            held = [one for one in (now["running"], now["waiting"], now["last"]) if one and one["id"] == attempt]
+            if held:
+                return {"try": held[0], "known": False}
         return {"try": self._boards.say(board, attempt, note, star), "known": False}
 
     def remove_try(self, board: str, attempt: int, body: Body = _BODY) -> dict[str, Any]:

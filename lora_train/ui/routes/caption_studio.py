@@ -37,6 +37,7 @@ _AT_ONCE = 200
 """Captions that a request writes before it answers; more are a task."""
 _KEPT_TABLES, _KEPT_THUMBNAILS = 4, 1500
 _SIDES = (96, 192, 1024)
+_OPEN_ENDINGS = (".txt", ".caption")
 _LOOK = 20.0
 """Seconds for which a page, unlike what is written, may rest on the last look at the folder."""
 
@@ -305,12 +306,17 @@ class CaptionStudio:
     def _table(self, folder: str, extension: str, age: float = 0.0) -> Table:
         """What has not changed since the last look isn't read again. age: seconds that a look may be old."""
         place = self._existing(folder)
+        if restricted(self._manager) and extension not in _OPEN_ENDINGS:  # the host's page serves such files
+            what = "this WebUI is open to others, so captions of this ending are neither read nor written"
+            raise UserError(what, where="extension", remedy=f"Choose {' or '.join(_OPEN_ENDINGS)}")
         with _lock:
             before, read = _tables.get((folder, extension), (None, 0.0))
         now = time.monotonic()
         young = before is not None and now - read < age
         table = before if young and before is not None else captions.open_table(place, extension, before)
         self._within(table.root, *{row.picture.parent for row in table.rows})
+        if restricted(self._manager):
+            self._within(*(path for row in table.rows for path in (row.picture, row.file) if path.is_symlink()))
         with _lock:
             _tables[folder, extension] = table, read if young else now
             _tables.move_to_end((folder, extension))
@@ -390,7 +396,8 @@ def _small(path: Path, name: str, side: int) -> bytes:
     buffer = io.BytesIO()
     made.save(buffer, "JPEG", quality=82)
     with _lock:
-        _thumbnails[known] = buffer.getvalue()
+        if side < max(_SIDES):  # a large one takes as much as dozens of the others
+            _thumbnails[known] = buffer.getvalue()
         while len(_thumbnails) > _KEPT_THUMBNAILS:
             _thumbnails.popitem(last=False)
     return buffer.getvalue()

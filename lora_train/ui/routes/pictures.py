@@ -134,6 +134,9 @@ class Pictures:
         path = self._checked(folder)
         if restricted(self._manager):
             self._checked(path.parent)  # a project may be made beside the pictures
+            known = projects.understand(path).project if path.is_dir() else None
+            if known:
+                self._checked(known.root)
         return self._opened(projects.make(path))
 
     def forget(self, project: str, body: Body = _BODY) -> dict[str, Any]:

@@ -343,6 +343,12 @@ class PlanSets:
         self._checked(found.root)
         for part in found.parts():
             self._checked(part)
+        if restricted(self._manager):
+            for concept in found.concepts():
+                self._checked(concept.folder)
+                for picture in concept.pictures:
+                    if picture.is_symlink():
+                        self._checked(picture)
         return found
 
 
