@@ -49,7 +49,7 @@ _TAG = re.compile(
 )
 _TECHNICAL = re.compile(
     r"^[A-Z0-9 ]*$|^[\w.\-/\\*|:<>%=+]*$|[\\^$]|^\W*$|<svg|\(\) =>|--[a-z]+(-[a-z]+)* [A-Z]|\w\|\w[^}]*$"
-    r"|max-age=|Negative prompt: \{|^(Steps|Sampler|CFG scale|Seed|Size|Model|Clip skip): \{|^import "
+    r"|max-age=|no-cache|Negative prompt: \{|^(Steps|Sampler|CFG scale|Seed|Size|Model|Clip skip): \{|^import "
 )
 
 _SILENT_TEXTS = """

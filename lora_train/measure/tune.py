@@ -3,11 +3,11 @@
 The subject: how much nearer to held-out pictures of it denoising leads than by the checkpoint alone, where the way from
 one to the other is made `emphasis` times as long. (Without that the weights settle where the loss is least, and there
 pictures show the subject less surely: a LoRA that overshoots a little draws it better.) Everything else: how far the
-prediction at neutral prompts moves away from the checkpoint's own. All weights of the model and of the LoRAs are frozen,
+prediction at neutral prompts moves away from the checkpoint's own. All weights of the model and the LoRAs are frozen,
 and everything looks at the same noises and timesteps (common random numbers).
 
-The prediction is nearly linear in the 17 numbers of a LoRA (Gauss-Newton): its slope along each is measured on all cases,
-both goals are quadratic forms of the numbers then, and Adam goes down on these, in no time and without noise.
+The prediction is nearly linear in the 17 numbers of a LoRA (Gauss-Newton): its slope along each is measured on all
+cases, both goals are quadratic forms of the numbers then, and Adam goes down on these, in no time and without noise.
 
 Both enter as logarithms, each divided by how fast it grows with the strength of the whole: at keep = 0.5 little is won
 by making the LoRA stronger or weaker as a whole. What is won, is won by moving strength from blocks that leak to blocks
@@ -45,7 +45,7 @@ class Options:
     number to its start; emphasis: see above.
     """
 
-    keep: float = 0.5
+    keep: float = 0.55
     low: float = 0.0
     high: float = 2.0
     steps: int = 600

@@ -243,3 +243,36 @@ def test_another_process_change_is_seen(boards: Boards, board: str) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**values, "name": "from elsewhere"}), encoding="utf-8")
     assert boards.view(board)["name"] == "from elsewhere"
+
+
+def test_what_could_not_be_written_is_not_shown(boards: Boards, board: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be gone after a restart."""
+
+    def full(*_: Any) -> None:
+        raise UserError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lora_train.blocks.board.write_text", full)
+        with pytest.raises(UserError, match="full"):
+            boards.rename(board, "new")
+    assert boards.view(board)["name"] == "my board!"
+
+
+def test_the_thread_goes_on_after_any_failure(
+    boards: Boards, board: str, easel: Easel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    easel.let.set()
+    trying = Trying(boards)
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(boards, "keep", broken)
+        failed = asked(boards, trying, board, easel, ["a", "b"])
+        assert trying.wait(20)
+    assert failed.state == "failed"
+    assert boards.picture(board, failed.id, "0.png") is None
+    assert asked(boards, trying, board, easel, ["a", "b"]).id == 2
+    assert trying.wait(20)
+    assert trying.now(board)["last"]["state"] == "done"

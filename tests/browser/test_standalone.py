@@ -70,3 +70,10 @@ def test_it_fits_a_narrow_window(page) -> None:
         page.set_viewport_size({"width": 420, "height": 900})
         page.wait_for_timeout(500)
         assert page.evaluate("document.documentElement.scrollWidth") <= 420, step
+
+
+def test_the_checkpoint_is_chosen_by_its_name(page) -> None:
+    """gradio 3 shows a choice's value, not its words."""
+    shown = page.locator("#train_lora_checkpoint_choice input").first.input_value()
+    assert shown
+    assert "/" not in shown and "\\" not in shown

@@ -62,7 +62,7 @@ def test_without_any_checkpoint_it_says_so(tmp_path: Path, mini: Path) -> None:
     assert host.checkpoint() is None
     assert host.checkpoints() == []
     with pytest.raises(UserError, match="no checkpoint is chosen"):
-        host.draw(Grid(("x.safetensors",), ("p",)), lambda done, total: None)
+        host.draw(Grid(("x.safetensors",), ("p",)), lambda done, total, cell: None)
 
 
 def pixels(sheet: Sheet) -> list[bytes]:
@@ -94,17 +94,17 @@ def test_it_draws_keeps_its_model_and_lets_go_of_it_for_training(tmp_path: Path)
     host = StandaloneHost(narrow, lora.parent, tmp_path)
     grid = Grid((str(lora),), ("a thing",), (0.0, 1.0), steps=1, width=64, height=64)
 
-    first = host.draw(grid, lambda done, total: None)
+    first = host.draw(grid, lambda done, total, cell: None)
     kept = host._model
-    host.draw(grid, lambda done, total: None)
+    host.draw(grid, lambda done, total, cell: None)
     assert kept is not None and host._model is kept
     with host.memory_for_training():
         assert host._model is None
-    again = host.draw(grid, lambda done, total: None)
+    again = host.draw(grid, lambda done, total, cell: None)
     assert [cell.tobytes() for cell in again.pages[0].cells[0]] == [cell.tobytes() for cell in first.pages[0].cells[0]]
     assert len({cell.tobytes() for cell in first.pages[0].cells[0]}) == 2
 
     lora.write_bytes(b"<html>")
     with pytest.raises(UserError, match="run-000001"):
-        host.draw(grid, lambda done, total: None)
+        host.draw(grid, lambda done, total, cell: None)
     assert host._model is None

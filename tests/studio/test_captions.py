@@ -426,3 +426,10 @@ def test_one_file_is_read_anew_alone(project: Path) -> None:
     row.file.unlink()
     assert new.reread(row.file).row("c.png").missing
     assert new.known["hina"] == table.known["hina"] + 1
+
+
+@pytest.mark.parametrize("ending", [".png", "JPEG", ".txt.webp", "/../x", ".a/b", "."])
+def test_endings_that_no_caption_has(tmp_path: Path, ending: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match="ending"):
+        open_table(tmp_path, ending)

@@ -178,3 +178,14 @@ def test_what_lies_in_a_folder_that_was_renamed_since_waits_for_it(tmp_path: Pat
     journal.undo()
     journal.undo()
     assert not (tmp_path / "image").exists()
+
+
+def test_a_change_is_not_taken_back_while_it_is_made(tmp_path: Path) -> None:
+    """What came after would stay, with no way back."""
+    with Journal(tmp_path).change("drawing") as change:
+        change.write(tmp_path / "a.txt", b"a")
+        with pytest.raises(UserError, match="under way"):
+            Journal(tmp_path).undo()
+        change.write(tmp_path / "b.txt", b"b")
+    Journal(tmp_path).undo()
+    assert contents(tmp_path) == {}

@@ -472,6 +472,18 @@ def test_a_cell_whose_file_is_elsewhere_says_what_to_do(client, manager, host, t
 # Files
 
 
+def test_a_bake_ends_while_a_training_has_the_host(client, host, monkeypatch) -> None:
+    """To list the LoRAs anew has to wait for it, and every other task would wait for the bake."""
+    over = threading.Event()
+    monkeypatch.setattr("lora_train.ui.routes.base._PATIENCE", 0.01)
+    monkeypatch.setattr(host, "refresh_loras", lambda: over.wait(60))
+    try:
+        body = {"mix": mix(STYLE), "name": "baked", "limit": {"rank": 2}}
+        assert finished(client.post(f"{V1}/blocks/bake", json=body).json()["task"])["state"] == "done"
+    finally:
+        over.set()
+
+
 def test_a_bake_has_its_report_card_preview_and_recipe(client, host) -> None:
     board = board_of(client)
     client.post(f"{V1}/blocks/boards/{board}/tries", json={"mix": mix(STYLE)})

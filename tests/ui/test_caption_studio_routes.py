@@ -243,3 +243,26 @@ def test_an_open_host_reads_and_writes_its_own_folders_alone(
         for folder in (project, project / "image"):
             assert client.get(f"{AT}/pictures/{name}.jpg", params={"folder": str(folder)}).status_code == 403
     assert texts(project) == before
+
+
+def test_an_open_host_follows_no_link_out_of_its_folders(
+    ask: Any, client: Any, manager: Any, project: Path, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret", encoding="utf-8")
+    (project / "image" / "10_hina" / "c.txt").symlink_to(secret)
+    assert ask("table")["total"] == 4
+    manager.host.open_to_all = True
+    manager.host.picture_folders = lambda: [project]
+    assert client.post(f"{AT}/table", json={"folder": str(project)}).status_code == 403
+    (project / "image" / "10_hina" / "c.txt").unlink()
+    assert ask("table")["total"] == 4
+
+
+def test_an_open_host_writes_no_pages(ask: Any, manager: Any) -> None:
+    """gradio's page would serve them."""
+    assert ask("table", extension=".html")["total"] == 4
+    manager.host.open_to_all = True
+    for wrong in (".html", "svg", ".txt.js"):
+        assert ask("table", extension=wrong).keys() == {"extension"}
+    assert ask("table", extension="caption")["total"] == 4

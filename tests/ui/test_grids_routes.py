@@ -70,7 +70,7 @@ def test_nothing_is_used_of_a_grid_that_is_being_drawn(client, manager, grid) ->
 
 def test_a_busy_host_does_not_keep_the_page_waiting(client, manager, grid, monkeypatch) -> None:
     done = threading.Event()
-    monkeypatch.setattr("lora_train.ui.routes.grids._PATIENCE", 0.01)
+    monkeypatch.setattr("lora_train.ui.routes.base._PATIENCE", 0.01)
     monkeypatch.setattr(manager.host, "refresh_loras", lambda: done.wait(20))
     assert client.post(f"{grid}/use", json={"row": 0, "column": 0}).status_code == 200
     done.set()

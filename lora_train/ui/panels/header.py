@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import gradio as gr
@@ -38,16 +39,19 @@ def build(manager: Manager) -> None:
 def _choice(manager: Manager, choose: Any) -> None:
     """Without a WebUI, the checkpoint is chosen here."""
     current = manager.host.checkpoint()
-    choices = [(checkpoint.title, str(checkpoint.path)) for checkpoint in manager.host.checkpoints()]
+    known = manager.host.checkpoints()
+    titles = Counter(checkpoint.title for checkpoint in known)
+    places = {it.title if titles[it.title] == 1 else str(it.path): it.path for it in known}  # gradio 3 shows values
+    chosen = next((name for name, path in places.items() if current and path == current.path), None)
     box = unsaved(
         gr.Dropdown(
-            choices=choices,
-            value=str(current.path) if current else None,
+            choices=list(places),
+            value=chosen,
             label="Checkpoint: Stable Diffusion 1.5, 2 or XL",
             elem_id=f"{PREFIX}checkpoint_choice",
         )
     )
-    box.change(lambda path: choose(path) if path else None, [box], [], **QUIET)
+    box.change(lambda name: choose(places[name]) if name in places else None, [box], [], **QUIET)
 
 
 def _install(manager: Manager) -> str:

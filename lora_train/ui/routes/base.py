@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from ...jobs.manager import Manager
 
 ROOT = "/lora-train/v1"
 FRESH = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_PATIENCE = 1.0  # seconds
 PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
 Schema = dict[str, Any]
@@ -71,6 +73,13 @@ def picture(path: Path | None, missing: str) -> FileResponse:
     if path is None or path.suffix.lower() not in PICTURES or not path.is_file():
         raise HTTPException(404, missing)
     return FileResponse(path, media_type=PICTURES[path.suffix.lower()])
+
+
+def refresh_loras(manager: Manager) -> None:
+    """Let the host list its LoRAs anew. Goes on by itself where it is busy: with a training that may be for hours."""
+    refreshing = threading.Thread(target=manager.host.refresh_loras, name="LoRA list", daemon=True)
+    refreshing.start()
+    refreshing.join(_PATIENCE)
 
 
 def restricted(manager: Manager) -> bool:

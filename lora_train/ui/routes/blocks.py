@@ -32,7 +32,7 @@ from ...jobs.manager import Manager
 from ...paths import MINI_CHECKPOINT
 from .. import guard
 from . import schemas
-from .base import Body, Reader, Route, described, restricted
+from .base import Body, Reader, Route, described, refresh_loras, restricted
 from .merges import inside
 from .tasks import TASKS, Task
 
@@ -407,7 +407,7 @@ class Blocks:
             written = [write_card(out, weight, text or None)]
             if picture:
                 written.append(write_preview(out, picture))
-            self._manager.host.refresh_loras()
+            refresh_loras(self._manager)
             result = {"name": name_of(out, self._lora_dir), "path": str(out), "report": _reported(task, report)}
             return {**result, "written": [str(path) for path in written]}
 
@@ -453,7 +453,7 @@ class Blocks:
             weight, text = _card(path)
             if weight is not None or text:
                 write_card(out, weight, text)
-            self._manager.host.refresh_loras()
+            refresh_loras(self._manager)
             return {"name": name_of(out, self._lora_dir), "path": str(out), "report": _reported(task, report)}
 
         return {"task": TASKS.start("resize", f"resizing {path.stem}", work)}

@@ -306,7 +306,8 @@ class CaptionStudio:
     def _table(self, folder: str, extension: str, age: float = 0.0) -> Table:
         """What has not changed since the last look isn't read again. age: seconds that a look may be old."""
         place = self._existing(folder)
-        if restricted(self._manager) and extension not in _OPEN_ENDINGS:  # the host's page serves such files
+        ending = "." + extension.lstrip(".")
+        if restricted(self._manager) and ending not in _OPEN_ENDINGS:  # gradio's page serves other files as they are
             what = "this WebUI is open to others, so captions of this ending are neither read nor written"
             raise UserError(what, where="extension", remedy=f"Choose {' or '.join(_OPEN_ENDINGS)}")
         with _lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 from fastapi import Depends, HTTPException
@@ -14,12 +13,10 @@ from ...grid.plan import all_series
 from ...jobs.manager import Manager
 from .. import guard
 from . import schemas
-from .base import Body, Reader, Route, folder_of, picture, restricted
+from .base import Body, Reader, Route, folder_of, picture, refresh_loras, restricted
 
 _BODY = Depends(guard.json_body)
 _LAST = 1 << 20
-_PATIENCE = 1.0
-"""Seconds."""
 
 
 class Grids:
@@ -95,20 +92,14 @@ class Grids:
         if self._manager.status(grid)["state"] == "grid":
             raise UserError("this grid is still being drawn", remedy="Wait until it is done, or stop it")
         used = record.use(folder, row, column, page, drop_others=drop, activation_text=text, **self._limits())
-        self._refresh()
+        refresh_loras(self._manager)
         return {**used, "grid": self.grid(grid)}
 
     def undo(self, grid: str, body: Body = _BODY) -> dict[str, Any]:
         """Takes back what `use` moved away."""
         moved = record.undo_drop(folder_of(self._manager, grid), **self._limits())
-        self._refresh()
+        refresh_loras(self._manager)
         return {"moved": moved, "grid": self.grid(grid)}
-
-    def _refresh(self) -> None:
-        """Goes on by itself where the host is busy: with a training that may be for hours."""
-        refreshing = threading.Thread(target=self._manager.host.refresh_loras, name="LoRA list", daemon=True)
-        refreshing.start()
-        refreshing.join(_PATIENCE)
 
     def _limits(self) -> dict[str, Any]:
         return {"lora_dir": self._manager.host.lora_dir(), "restricted": restricted(self._manager)}

@@ -14,7 +14,7 @@ from ...files import check_output_name
 from ...jobs.manager import Manager
 from .. import guard
 from . import schemas
-from .base import Body, Reader, Route, described
+from .base import Body, Reader, Route, described, refresh_loras
 
 _BODY = Depends(guard.json_body)
 _FIELDS = ("recipe", "name", "presets", "rank", "target_error", "precision", "unlisted", "other", "overwrite")
@@ -50,7 +50,7 @@ class Merges:
         report = bake(
             recipe, lora_dir, file.with_builtin, out, rank, target, precision, unlisted, other=other, faults=file.faults
         )
-        self._manager.host.refresh_loras()
+        refresh_loras(self._manager)
         return {"path": str(out), "name": out.stem, "report": report.as_dict()}
 
 

@@ -401,7 +401,7 @@ class Pictures:
             found = projects.by_id(self._data, project)
         except UserError as error:
             raise HTTPException(404, str(error)) from None
-        if not self._may(found.root):
+        if not all(map(self._may, (found.root, found.image, found.reg, found.masks, found.work))):  # links, perhaps
             raise HTTPException(403, "it lies outside the WebUI's own folders")
         return found
 

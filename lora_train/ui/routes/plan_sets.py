@@ -341,7 +341,7 @@ class PlanSets:
         except UserError as error:
             raise HTTPException(404, str(error)) from None
         self._checked(found.root)
-        for part in found.parts():
+        for part in (*found.parts(), found.masks, found.work):
             self._checked(part)
         if restricted(self._manager):
             for concept in found.concepts():
