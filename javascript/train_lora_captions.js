@@ -23,7 +23,7 @@
     return part;
   }
 
-  const TITLES = { running: "Writing captions", done: "Captions are written", failed: "Writing captions failed", stopped: "Writing captions was stopped" };
+  const TITLES = { running: /* t */ "Writing captions", done: /* t */ "Captions are written", failed: /* t */ "Writing captions failed", stopped: /* t */ "Writing captions was stopped" };
 
   function draw(status, element) {
     const task = (status.tasks || []).find((one) => one.kind === "captions");

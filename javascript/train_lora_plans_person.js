@@ -60,10 +60,10 @@
       const edit = (name, more) => number(row[name], { min: 0, ...more, "aria-label": `${t(more.label)}, ${row.name}` }, (value) => { row[name] = value; ask("steps"); });
       const name = make("input", { type: "text", maxlength: 80, value: row.name, placeholder: "hina woman", "aria-label": t("Concept") });
       name.addEventListener("input", () => { row.name = name.value.trim(); ask("steps"); });
-      row.box = edit("repeats", { min: 1, label: "Repeats" });
+      row.box = edit("repeats", { min: 1, label: /* t */ "Repeats" });
       row.at = make("td", {}, "");
-      return make("tr", {}, make("td", {}, name), make("td", {}, edit("pictures", { min: 1, label: "Pictures" })), make("td", {}, row.box),
-        make("td", {}, edit("reg", { label: "Regularisation" })), row.at,
+      return make("tr", {}, make("td", {}, name), make("td", {}, edit("pictures", { min: 1, label: /* t */ "Pictures" })), make("td", {}, row.box),
+        make("td", {}, edit("reg", { label: /* t */ "Regularisation" })), row.at,
         make("td", {}, rows.length > 1 && link("×", () => { rows.splice(index, 1); table(); ask("steps"); }, { "aria-label": t("Remove this concept"), title: t("Remove this concept") })));
     });
     part.table.replaceChildren(make("thead", {}, make("tr", {}, ...head.map((text) => make("th", {}, text)))), make("tbody", {}, ...body));
@@ -157,7 +157,7 @@
   }
 
   plans.add("person", {
-    title: "A person", hint: "Steps from repeats and epochs, and backwards; 3000 to 5000 steps in 5 to 10 epochs are common.",
+    title: /* t */ "A person", hint: /* t */ "Steps from repeats and epochs, and backwards; 3000 to 5000 steps in 5 to 10 epochs are common.",
     build, draw, forget: () => { part = null; },
   });
 })();

@@ -238,7 +238,7 @@
   });
 
   plans.add("sets", {
-    title: "Pictures drawn by the checkpoint", hint: "The loaded checkpoint draws whole sets, with captions: for regularisation, to be learnt, or of its own style.", alone: true,
+    title: /* t */ "Pictures drawn by the checkpoint", hint: /* t */ "The loaded checkpoint draws whole sets, with captions: for regularisation, to be learnt, or of its own style.", alone: true,
     build, draw, task, forget: () => { part = null; },
   });
 })();

@@ -12,12 +12,12 @@
   let anchor = "", dragged = null, sending = Promise.resolve(), written = null;
   const selected = new Set(), past = [], open = new Map();
 
-  const NAMES = { main: "Main visual", face: "Face close-up", full: "Full body", discard: "Left out", "": "Not sorted", variants: "Variants" };
+  const NAMES = { main: /* t */ "Main visual", face: /* t */ "Face close-up", full: /* t */ "Full body", discard: /* t */ "Left out", "": /* t */ "Not sorted", variants: /* t */ "Variants" };
   const title = (name) => (name in NAMES ? t(NAMES[name]) : name);
   const HINTS = {
-    main: "The subject fills about half of the picture, which is about 2 : 3",
-    face: "Makes the faces look like those of the style", full: "For the lower half of the body; a few will do",
-    discard: "Overloaded, extreme poses, or simply not this style", "": "",
+    main: /* t */ "The subject fills about half of the picture, which is about 2 : 3",
+    face: /* t */ "Makes the faces look like those of the style", full: /* t */ "For the lower half of the body; a few will do",
+    discard: /* t */ "Overloaded, extreme poses, or simply not this style", "": "",
   };
 
   function why(picture) {
@@ -26,8 +26,8 @@
     if (picture.by === "hand" || !told) return "";
     const values = { percent: Math.round(100 * told.number), number: told.number };
     const words = {
-      face: "the face has {percent} % of the height", figure: "the face has {percent} % of the height", full: "about {number} heads are seen below the crown",
-      shape: "by its shape alone, {number} wide to 1 high", tiny: "only {number} pixels", long: "{number} wide to 1 high", broken: "it can't be used", twin: "the same picture is there already",
+      face: /* t */ "the face has {percent} % of the height", figure: /* t */ "the face has {percent} % of the height", full: /* t */ "about {number} heads are seen below the crown",
+      shape: /* t */ "by its shape alone, {number} wide to 1 high", tiny: /* t */ "only {number} pixels", long: /* t */ "{number} wide to 1 high", broken: /* t */ "it can't be used", twin: /* t */ "the same picture is there already",
     };
     return told.why in words ? t(words[told.why], values) : "";
   }
@@ -174,7 +174,7 @@
     written = result;
     if (fresh) plans.written().then(() => plans.take(result.fields));
     const folders = result.folders.map((one) => make("li", {}, asItIs(one.name), " ", make("small", {}, pictureCount(one.pictures))));
-    const numbers = [[result.copied, "{count} copied"], [result.moved, "{count} moved with their captions"], [result.aside, "{count} put aside"], [result.kept, "{count} as they were"]];
+    const numbers = [[result.copied, /* t */ "{count} copied"], [result.moved, /* t */ "{count} moved with their captions"], [result.aside, /* t */ "{count} put aside"], [result.kept, /* t */ "{count} as they were"]];
     const told = numbers.filter(([n]) => n).map(([n, text]) => t(text, { count: count(n) })).join(", ");
     part.done.replaceChildren(
       make("p", {}, make("b", {}, result.entry === null ? t("Nothing had to be changed.") : t("The folders are written.")), " ", told),
@@ -491,7 +491,7 @@
   let typing = 0;
 
   plans.add("style", {
-    title: "A style", hint: "Sort the pictures into classes. The smallest repeats that keep a style in balance are reckoned as you do.",
+    title: /* t */ "A style", hint: /* t */ "Sort the pictures into classes. The smallest repeats that keep a style in balance are reckoned as you do.",
     build, draw, task, forget: () => { part = null; },
   });
 })();

@@ -127,6 +127,8 @@ class Merged:
                     weight = weight + factor * _change(delta, layer.weight)
                 if delta.bias is not None:
                     bias = factor * delta.bias.to(weight) + (0 if bias is None else bias)
+            except torch.cuda.OutOfMemoryError:
+                raise
             except RuntimeError:
                 what = f"{name} has the shape {list(delta.shape)} where {list(layer.weight.shape)} is needed"
                 remedy = f"Use a LoRA that was trained for {self._family}"

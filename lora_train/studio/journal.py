@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +24,10 @@ from ..files import replace_file
 _CHUNK = 1 << 20
 _being_made: set[Path] = set()
 """Files of the changes that this process is making."""
+
+_MOST_KNOWN = 10_000
+_known: dict[Path, tuple[tuple[int, int, int], Entry]] = {}
+"""What entries were read from which states of their files: they may be many, and hold pictures."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,22 @@ class Journal:
     def entries(self) -> list[Entry]:
         """All changes, the latest first."""
         numbers = sorted((int(p.stem) for p in self._folder.glob("*.jsonl") if p.stem.isdecimal()), reverse=True)
-        return [_entry(number, self._lines(number)) for number in numbers]
+        found = []
+        for number in numbers:
+            with suppress(FileNotFoundError):  # a change that came to nothing meanwhile
+                found.append(self._entry(number))
+        return found
+
+    def _entry(self, number: int) -> Entry:
+        path = self._path(number)
+        status = path.stat()
+        state = status.st_ino, status.st_size, status.st_mtime_ns
+        known = _known.get(path)
+        if known is None or known[0] != state:
+            if len(_known) >= _MOST_KNOWN:
+                _known.clear()
+            known = _known[path] = state, _entry(number, self._lines(number))
+        return known[1]
 
     def undo(self, number: int | None = None) -> Undone:
         """Take back a change, the latest one that isn't undone when no number is given. What was edited since stays.

@@ -9,6 +9,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Semaphore
@@ -127,7 +128,8 @@ def thumbnail(project: Project, wanted: str, side: int = 256) -> Path:
             made.save(temporary, "JPEG", quality=85)
         for old in folder.glob(f"{wanted}-*.jpg"):
             if old != target:
-                old.unlink(missing_ok=True)
+                with suppress(OSError):  # Windows: a page is still reading it
+                    old.unlink()
     return target
 
 

@@ -180,6 +180,19 @@ def test_what_lies_in_a_folder_that_was_renamed_since_waits_for_it(tmp_path: Pat
     assert not (tmp_path / "image").exists()
 
 
+def test_entries_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page asks for the list again and again, and the files hold what was there before."""
+    journal = Journal(tmp_path)
+    with journal.change("one") as change:
+        change.write(tmp_path / "a.txt", b"a")
+    before = journal.entries()
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "_lines", None)
+        assert Journal(tmp_path).entries() == before
+    journal.undo()
+    assert journal.entries()[0].undone
+
+
 def test_a_change_is_not_taken_back_while_it_is_made(tmp_path: Path) -> None:
     """What came after would stay, with no way back."""
     with Journal(tmp_path).change("drawing") as change:

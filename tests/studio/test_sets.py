@@ -73,6 +73,16 @@ def test_a_stopped_set_goes_on_after_a_restart_to_the_same_pictures(project: Pro
     assert whole.entry is not None
 
 
+def test_a_new_set_takes_no_pictures_of_a_forgotten_one_for_its_own(project: Project) -> None:
+    order = sets.begin(project, woman())
+    sets.go_on(project, order.id, draw)
+    sets.forget(project, order.id)
+    new = sets.begin(project, woman(seed=100))
+    assert (new.id, sets.find(project, new.id).made) == ("set2", 0)
+    assert sets.go_on(project, new.id, draw).whole
+    assert len(list((project.reg / "3_hina woman").glob("*.png"))) == 10
+
+
 def test_it_goes_on_in_a_folder_whose_repeats_were_changed(project: Project) -> None:
     order = sets.begin(project, woman())
     seen: list[int] = []

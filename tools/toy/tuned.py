@@ -50,7 +50,7 @@ def task_for(lora: Path, out: Path, keep: float) -> dict:
         "prompts": [caption_of(sample_character(rng)) for _ in range(PROMPTS)],
         "resolution": 64,
         "keep": keep,
-        "rows": 48,
+        "rows": 128,
     }
 
 
