@@ -275,8 +275,8 @@ def begin(project: Project, order: Order) -> Order:
     """The same with an id of its own in the project, written down: `go_on` makes it."""
     folder = _folder(project)
     numbers = [int(path.stem[3:]) for path in folder.glob("set*.json") if path.stem[3:].isdecimal()]
-    drawn = (path for root in (project.image, project.reg) for path in root.glob("*/set*.png"))  # of sets forgotten since
-    numbers += [int(found[1]) for path in drawn if (found := _PICTURE.fullmatch(path.stem))]
+    drawn = (path.stem for root in (project.image, project.reg) for path in root.glob("*/set*.png"))
+    numbers += [int(found[1]) for stem in drawn if (found := _PICTURE.fullmatch(stem))]  # sets forgotten since, too
     order = replace(checked(order), id=f"set{max(numbers, default=0) + 1}")
     write_text(folder / f"{order.id}.json", json.dumps(asdict(order), ensure_ascii=True, indent=1) + "\n")
     return order

@@ -110,6 +110,16 @@ def test_whatever_comes_between_is_summed_anew(webui: SimpleNamespace, networks:
     assert run(webui) == every
 
 
+def test_what_another_extension_put_on_stays(webui: SimpleNamespace, networks: Extension) -> None:
+    load(networks, 1.0)
+    module = networks.loaded_networks[0].modules[IN01]
+    module.multiplier = others = lambda: 3.0
+    live.weigh({0: (1.0, 1.0, {"IN01": 0.5})})
+    networks.networks_in_memory = {"a": networks.loaded_networks.pop()}
+    live.plain()
+    assert module.multiplier is others
+
+
 def test_a_lora_that_goes_takes_only_its_own_with_it(webui: SimpleNamespace, networks: Extension) -> None:
     weigh(networks, {"IN01": 0.5}, dict.fromkeys(("BASE", "IN01", "OTHER"), 0.0))
     run(webui)
@@ -125,6 +135,8 @@ def test_afterwards_strengths_are_plain(webui: SimpleNamespace, networks: Extens
     run(webui)
     live.plain()
     assert [type(net.te_multiplier) for net in networks.loaded_networks] == [float, float]
+    modules = [module for net in networks.loaded_networks for module in net.modules.values()]
+    assert not any("multiplier" in vars(module) for module in modules), "what was put on is taken off"
     assert run(webui) and values(webui) == [1.5] * 4
 
 

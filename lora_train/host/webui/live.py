@@ -55,6 +55,12 @@ class _Multiplier:
         strength = self._stock()
         return strength.of(self.block) if isinstance(strength, Weighted) else strength
 
+    def take_off(self, module: Any) -> None:
+        """The module has what it had before."""
+        del module.multiplier
+        if module.multiplier != self._stock:  # somebody else's, and no method of its kind
+            module.multiplier = self._stock
+
 
 @dataclass(frozen=True)
 class _Summed:
@@ -108,10 +114,16 @@ def weigh(weights: Mapping[int, tuple[float, float, Mapping[str, float]]]) -> in
 
 
 def plain() -> None:
-    """Take the weights off the loaded LoRAs; the layers follow when they run next."""
+    """Take the weights, and all that knows of them, off the LoRAs in memory; the layers follow when they run next."""
     networks = extension()
-    for net in networks.loaded_networks if networks else ():
+    if networks is None:
+        return
+    for net in [*networks.loaded_networks, *(getattr(networks, "networks_in_memory", None) or {}).values()]:
         net.te_multiplier, net.unet_multiplier = float(net.te_multiplier), float(net.unet_multiplier)
+        for module in net.modules.values():
+            own = vars(module).get("multiplier")
+            if isinstance(own, _Multiplier):
+                own.take_off(module)
 
 
 def forget() -> None:
