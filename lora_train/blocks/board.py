@@ -100,7 +100,10 @@ class Boards:
         """Short, the one that changed last first."""
         found = []
         for path in self.folder.glob(f"[!.]*/{_FILE}") if self.folder.is_dir() else ():
-            board = self._load(path.parent.name)
+            try:
+                board, changed = self._load(path.parent.name), path.stat().st_mtime
+            except OSError:
+                continue  # removed meanwhile
             if board is None:
                 continue
             shown = next((one for one in reversed(board.tries) if one.star and one.drawn), None)
@@ -108,7 +111,7 @@ class Boards:
             found.append(
                 {
                     **{name: getattr(board, name) for name in ("id", "name", "created")},
-                    "changed": path.stat().st_mtime,
+                    "changed": changed,
                     "tries": len(board.tries),
                     "stars": sum(one.star for one in board.tries),
                     "thumb": _url(board.id, shown.id, shown.drawn[0], THUMB) if shown else None,

@@ -237,7 +237,7 @@ class PlanSets:
 
         def then(task: Task, done: Made) -> dict[str, Any]:
             own = {"pretrained_model_name_or_path": str(checkpoint.path), **values}
-            settings = {**sets.base_settings(made, name.removesuffix("_BASE"), side, **own), **_training(made)}
+            settings = {**sets.base_settings(made, name.removesuffix("_BASE"), side), **own, **_training(made)}
             return {"job": self._manager.start(settings), "lora": f"{name}/{name}", "name": name}
 
         return self._draw(made, order, "base-style", then)
