@@ -98,7 +98,8 @@
     if (!known && !asking) load();
     show(box, Boolean(known) && known.families.includes(blocks.family()));
     if (!known) return;
-    list(box.chips, known.symptoms, (one) => one.key, (one) => blocks.button(message(one.label), () => (open && open.symptom === one.key && !open.applied ? close() : ask(one.key)), { "data-symptom": one.key, title: one.steps.map((step, n) => `${n + 1}. ${step.text}`).join("\n") }));
+    const moves = (text) => message(text).replace(/ up\b/g, " ↑").replace(/ down\b/g, " ↓").replace(/ and /g, ", "); // `GP1 04–07 down and GP2 04–07 down`
+    list(box.chips, known.symptoms, (one) => one.key, (one) => blocks.button(message(one.label), () => (open && open.symptom === one.key && !open.applied ? close() : ask(one.key)), { "data-symptom": one.key, title: one.steps.map((step, n) => `${n + 1}. ${moves(step.text)}`).join("\n") }));
     for (const chip of box.chips.children) mark(chip, "aria-pressed", Boolean(open) && open.symptom === chip.dataset.symptom);
     show(box.proposal, Boolean(open));
     const taken = state.mix.loras.some((one) => one.unet < 0 && !one.hidden);
@@ -107,7 +108,7 @@
     show(box.hint, !open);
     if (!open) return;
     const { told } = open, steps = symptom(open.symptom).steps.length;
-    say(box.reason, `${steps > 1 ? t("Step {step} of {count}. ", { step: open.step + 1, count: steps }) : ""}${message(told.reason)}.`);
+    say(box.reason, `${steps > 1 ? t("Step {step} of {count}. ", { step: open.step + 1, count: steps }) : ""}${message(`${told.reason}.`)}`);
     fill(box.lines, JSON.stringify(told.changes), () => lines(told).map(({ place, text }) => make("li", { style: `--mix: ${blocks.colour(place)}` }, text)));
     const held = Object.entries(told.held);
     show(box.held, held.length > 0);

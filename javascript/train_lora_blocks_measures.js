@@ -216,7 +216,7 @@
     const box = section(t("Let the numbers be tuned"), t("Tries many small changes, judged by two goals: pictures of the subject stay reachable, and neutral prompts keep looking as without the LoRA. Takes minutes; ends in numbers to look at, compared with the presets."));
     box.kind = "tune";
     const field = (label, element) => make("label", { class: "train-lora-blocks-field" }, make("span", {}, label), element);
-    const keepField = make("input", { type: "range", min: 0, max: 1, step: 0.05, value: 0.5, "aria-label": t("How much everything else is to be kept") });
+    const keepField = make("input", { type: "range", min: 0, max: 1, step: 0.005, value: 0.515, "aria-label": t("How much everything else is to be kept") });
     const pictures = make("input", { type: "text", spellcheck: "false", placeholder: t("the folder that it was trained on") });
     const neutral = make("textarea", { rows: 2, spellcheck: "false", placeholder: t("one prompt a line, without the subject; some are chosen where this is empty") });
     const name = make("input", { type: "text", spellcheck: "false", autocomplete: "off" });

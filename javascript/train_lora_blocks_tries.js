@@ -23,7 +23,16 @@
   // What changed; of which LoRA goes without saying where there is one.
   function brief(it) {
     const name = it.mix.loras.length === 1 ? it.mix.loras[0].name : "";
-    return name && it.label.startsWith(`${name} `) ? it.label.slice(name.length + 1) : it.label;
+    return inWords(name && it.label.startsWith(`${name} `) ? it.label.slice(name.length + 1) : it.label);
+  }
+
+  // A label as the server writes it: `Miro 2 blocks, OUT04–OUT05, cfg scale`.
+  function inWords(label) {
+    const scene = {
+      prompt: t("Prompt"), "negative prompt": t("Negative prompt"), prompts: t("Prompts"), seeds: t("Seeds"), steps: t("Steps"), "cfg scale": t("CFG scale"),
+      sampler: t("Sampler"), width: t("Width"), height: t("Height"), "clip skip": t("Clip skip"),
+    };
+    return label.split(", ").map((part) => (part in scene ? scene[part].toLowerCase() : part.replace(/(^| )(\d+) blocks$/, (_, gap, count) => gap + t("{count} blocks", { count })))).join(", ");
   }
 
   function card(one) {
@@ -39,7 +48,7 @@
       box.style.top = `${lane * HIGH}px`;
       say(box.children[1], `${it.id}${it.star ? " ★" : ""}`);
       say(box.children[2], it.note || brief(it) || (it.parent ? "" : t("start")));
-      mark(box, "title", [t("Try {number}", { number: it.id }), it.label, it.note].filter(Boolean).join("\n"));
+      mark(box, "title", [t("Try {number}", { number: it.id }), inWords(it.label), it.note].filter(Boolean).join("\n"));
       mark(box, "aria-current", it.id === boards().at);
       mark(box, "data-pinned", it.id === boards().pinned);
       mark(box, "data-star", Boolean(it.star));

@@ -94,6 +94,7 @@
         if (!found) continue;
         const slots = pattern.names.map((name, index) => [name, found[index + 1], this.slot(found[index + 1], depth + 1)]);
         const telling = pattern.letters >= WEAK || slots.some(([, , known]) => known !== null)
+          || (pattern.piece && pattern.letters >= 4 && slots.length > 1 && !slots[0][1].includes(": ") && slots.slice(1).every(([, given]) => NUMBER.test(given)))
           || NAMED.test(pattern.key) || slots.every(([, given]) => NUMBER.test(given) || (pattern.letters >= 4 && !/\s/.test(given)));
         if (!telling) continue;
         return ended(pattern.write(Object.fromEntries(slots.map(([name, given, known]) => [name, known ?? given]))), text, "");
@@ -103,7 +104,7 @@
 
     // What stands in a slot: a message or several in a list; single words are names.
     slot(text, depth) {
-      if (!/[a-z] [a-z(]/i.test(text) || depth > DEEPEST) return null;
+      if (!/[a-z] [a-z(]|^[\d,]+ (of [\d,]+ )?[a-z]+$/i.test(text) || depth > DEEPEST) return null;
       for (const [cut, joint] of [[/; /, "；"], [/, | or /, "、"]]) {
         const parts = text.split(cut);
         const translated = parts.length > 1 ? parts.map((part) => this.one(part, 0, DEEPEST)) : [null];

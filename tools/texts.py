@@ -58,7 +58,7 @@ Block preset|Train LoRA: training|Euler|Euler a|Basic|[Train LoRA] {0}|DO NOT MA
 Negative prompt: {0}|encoding {0}, {1} of {2}|{0} has {1}|{0} holds {1}|{0} plus|{0}: {1} in {2}|No module named pip
 weight_decay=0.01 betas=0.9,0.99|events to leave out|a job's id; the running job, else the last one|broken pipe
 drawn for settings without ip_noise_gamma|connection closed by peer|connection reset|timed out waiting
-Networks with errors: |Hires prompt
+Networks with errors: |Hires prompt|{0} project
 """
 IGNORED = frozenset(_SILENT_TEXTS.strip().replace("\n", "|").split("|"))
 """What looks like words but isn't said to anyone: names in files, patterns, drawings."""

@@ -222,13 +222,14 @@ class Job:
                 self.record.read_events(self.folder)
             command = self._command(request)
             if not request.share_gpu:
-                self.record.stage = f"making room for the {_word(request)}"
+                self.record.stage = f"making room for the {'measurement' if request.measure else 'training'}"
                 self._save_quietly()
                 stack.enter_context(self._host.memory_for_training())
             if self._asked.is_set():
                 self._end_early()
                 return
-            self.record.state, self.record.stage = "training", f"starting the {_word(request)}"
+            self.record.state = "training"
+            self.record.stage = f"starting the {'measurement' if request.measure else 'training'}"
             self._save_quietly()
             log = self.folder / "log.txt"
             child = self._child = Child(command, environment, log, self._heard, device.shared())

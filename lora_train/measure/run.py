@@ -33,7 +33,7 @@ Stop = Callable[[], bool]
 _SEEDS_PRESETS = ("GP1", "GP1_MORE", "HINA4", "ALL0.5")
 _COMPARED = 10  # presets in the table, at most
 _SMALL = 256 * 256  # pixels; up to here many go through the UNet at once
-_ROWS = 96  # noisy latents of each kind, about
+_ROWS = 128  # noisy latents of each kind, about
 _GENERIC = (
     "a photo of a man in a street",
     "a landscape with mountains and a lake",

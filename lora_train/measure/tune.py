@@ -45,7 +45,7 @@ class Options:
     number to its start; emphasis: see above.
     """
 
-    keep: float = 0.55
+    keep: float = 0.515
     low: float = 0.0
     high: float = 2.0
     steps: int = 600

@@ -193,7 +193,13 @@ def _notes(folders: Sequence[Folder], epochs: int, steps: int) -> list[str]:
     values = {"epochs": [epochs], "steps": [steps], "repeats": [folder.repeats for folder in folders]}
     for name, (low, high) in USUAL.items():
         if odd := [n for n in values[name] if not low <= n <= high]:
-            notes.append(f"{name} {', '.join(f'{n:,}' for n in odd)}: usual for a person are {low:,} to {high:,}")
+            many = ", ".join(f"{n:,}" for n in odd)
+            said = {
+                "epochs": f"epochs {many}: usual for a person are {low:,} to {high:,}",
+                "steps": f"steps {many}: usual for a person are {low:,} to {high:,}",
+                "repeats": f"repeats {many}: usual for a person are {low:,} to {high:,}",
+            }
+            notes.append(said[name])
     if any(folder.reg for folder in folders):
         notes.append("regularisation is reckoned in: it makes about as many images again as what is learnt")
     return notes

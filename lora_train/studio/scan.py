@@ -598,7 +598,13 @@ def _remember(cache: Path, pictures: Sequence[Seen]) -> None:
 
 
 def _some(number: int, thing: str = "picture") -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+    words = {
+        "picture": (f"{number} picture", f"{number:,} pictures"),
+        "group": (f"{number} group", f"{number:,} groups"),
+        "file": (f"{number} file", f"{number:,} files"),
+        "folder": (f"{number} folder", f"{number:,} folders"),
+    }
+    return words[thing][number != 1]
 
 
 def _hex(picture: Seen) -> str | None:

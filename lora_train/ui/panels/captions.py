@@ -98,7 +98,9 @@ def _writing(manager: Manager) -> dict[str, Any]:
             tagger = unsaved(
                 gr.Textbox(
                     label="Folder of the tagger",
-                    info=f"It holds {MODEL} and {TAGS}" + ("" if hidden else f". Empty: {place_of_taggers}"),
+                    info=f"It holds {MODEL} and {TAGS}"
+                    if hidden
+                    else f"It holds {MODEL} and {TAGS}. Empty: {place_of_taggers}",
                     max_lines=1,
                     elem_id=f"{at}tagger",
                 )

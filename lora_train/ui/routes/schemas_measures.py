@@ -34,7 +34,7 @@ def components() -> dict[str, Schema]:
             **_NUMBER,
             "minimum": 0,
             "maximum": 1,
-            "default": 0.55,
+            "default": 0.515,
             "description": "tune: 0 the subject alone, 1 everything else alone, 0.5 as strong as it is.",
         },
         "pictures": {
