@@ -17,7 +17,7 @@ LEFT = """() => {
   }
   return [...left];
 }"""
-NAMES = {"Mini (embedded)", "Min SNR gamma", "Dropout", "rsLoRA", "xformers"}
+NAMES = {"Mini (embedded)", "Min SNR gamma", "Dropout", "rsLoRA", "xformers", "Clip skip", "Euler a"}
 
 
 def step(page: Any, name: str) -> None:
