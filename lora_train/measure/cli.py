@@ -41,7 +41,9 @@ def add_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--neutral", action="append", metavar="PROMPT", help="a prompt that should stay what it is; give several"
     )
     tune.add_argument("--neutral-file", type=Path, metavar="FILE", help="the same, one a line")
-    tune.add_argument("--keep", type=float, default=0.515, help="0 the subject alone … 1 the rest alone (default: 0.515)")
+    tune.add_argument(
+        "--keep", type=float, default=0.515, help="0 the subject alone … 1 the rest alone (default: 0.515)"
+    )
     tune.add_argument("--name", default="tuned", help="what to call the result")
     tune.add_argument("--low", type=float, default=0.0, help="least number (default: 0)")
     tune.add_argument("--high", type=float, default=2.0, help="greatest number (default: 2)")
