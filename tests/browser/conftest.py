@@ -144,7 +144,7 @@ class Pages:
         page = self._contexts[-1].new_page()
         if self._gradio == "gradio-3":  # its own page asks for these; a WebUI's does too
             page.route(lambda url: url.startswith(_GRADIO_3_ASKS), lambda route: route.fulfill(body=""))
-        page.on("console", lambda message: self.bad.append(message.text) if message.type == "error" else None)
+        page.on("console", self._heard)
         page.on("pageerror", lambda error: self.bad.append(str(error)))
         page.on("request", lambda request: None if self._ours(request.url) else self.bad.append(request.url))
         page.goto(self._address + path)
@@ -156,6 +156,10 @@ class Pages:
     def close(self) -> None:
         for context in self._contexts:
             context.close()
+
+    def _heard(self, message: Any) -> None:
+        if message.type == "error":
+            self.bad.append(f"{message.text} ({message.location.get('url', '')})")
 
     def _ours(self, url: str) -> bool:
         theirs = _GRADIO_3_ASKS if self._gradio == "gradio-3" else ()

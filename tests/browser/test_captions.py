@@ -50,7 +50,7 @@ class Studio:
 
     def written(self, **texts: str) -> None:
         """Wait until these captions are on disk."""
-        for _ in range(150):
+        for _ in range(400):
             if texts.items() <= self.texts().items():
                 return
             time.sleep(0.1)

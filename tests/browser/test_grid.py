@@ -342,14 +342,14 @@ def test_one_is_kept_the_others_moved_and_brought_back(view, grid) -> None:
 @pytest.mark.one_gradio
 def test_what_is_kept_goes_on_to_the_prompt_and_the_blocks(view, grid) -> None:
     record.use(grid.job, 1, 1, 1)
-    view.evaluate(
-        "() => document.addEventListener('train-lora:open-blocks', event => { window.blocks = event.detail })"
-    )
     view.context.grant_permissions(["clipboard-read", "clipboard-write"])
     view.reload()
     opened(view, grid)
     view.evaluate(
-        "() => document.addEventListener('train-lora:open-blocks', event => { window.blocks = event.detail })"
+        """() => document.addEventListener('train-lora:open-blocks', event => {
+            window.blocks = event.detail;
+            event.stopImmediatePropagation();  // the files of this grid are no real ones
+        }, true)"""
     )
     choice = view.locator(".train-lora-grid-choice")
     choice.get_by_role("button", name="Copy prompt").click()
