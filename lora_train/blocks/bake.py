@@ -2,7 +2,8 @@
 
 Per module ΔW = Σᵢ cᵢ sᵢ BᵢAᵢ, c = strength × weight of the block, s = alpha / rank. Without rank or target_error the
 sum is exact but for the rounding of the file; with them it is the nearest of that rank. Every error reported is that of
-the file itself, rounding included (of an exact sum in 16 bits it is estimated: algebra.rounded_sum). One module is in memory at a time, besides the result.
+the file itself, rounding included (of an exact sum in 16 bits it is estimated: algebra.rounded_sum). One
+module is in memory at a time, besides the result.
 """
 
 from __future__ import annotations
