@@ -245,7 +245,7 @@
     const share = (value) => (value === null || value === undefined ? "–" : `${Math.round(100 * value)} %`);
     const rows = found.table || [];
     return [
-      make("p", {}, t("Subject: how much nearer to its pictures than without the LoRA, the plain LoRA being 100 %. Change elsewhere: how far neutral pictures move, less is better.")),
+      make("p", {}, t("Subject: how much nearer to its pictures than without the LoRA, the plain LoRA being 100 %. Change elsewhere: how far neutral pictures move, less is better. With few pictures this judges roughly: draw both before you keep one.")),
       make("table", { class: "train-lora-table" }, make("thead", {}, make("tr", {}, [t("Numbers"), t("Subject"), t("Change elsewhere")].map((head) => make("th", {}, head)))),
         make("tbody", {}, rows.map((row) => make("tr", {}, make("td", {}, message(row.name)), make("td", {}, share(row.subject)), make("td", {}, share(row.drift)))))),
       found.presets && found.presets.length > 0 && make("p", {}, t("Kept as preset {names}.", { names: found.presets.map((one) => one.name).join(", ") })),
