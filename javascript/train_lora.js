@@ -65,6 +65,21 @@
     return element.trainLoraParts;
   }
 
+  // Into the clipboard; whether that was possible. `place` is an element that is shown.
+  async function copy(text, place) {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch { /* only pages of https and of this machine have a clipboard */ }
+    const area = make("textarea", { readonly: true, class: "train-lora-grid-hidden" });
+    area.value = text;
+    place.append(area);
+    area.select();
+    const done = document.execCommand("copy");
+    area.remove();
+    return done;
+  }
+
   // Words and numbers. Texts are whole sentences with {slots}; train_lora_language.js fills the language in.
 
   function slots(text, values) {
@@ -288,7 +303,7 @@
 
   const trainLora = window.trainLora = {
     API, RUNNING, language: { texts: {}, message: (text) => text },
-    page, find, make, say, show, mark, fill, list, once, t, message, useLanguage, duration, count,
+    page, find, make, copy, say, show, mark, fill, list, once, t, message, useLanguage, duration, count,
     get, post, problems, register, onStatus, running, step, keepStep, look, status: () => latest,
   };
 

@@ -189,27 +189,13 @@
     try {
       const told = await post("blocks/text", { mix: blocks.told() });
       const text = what === "numbers" ? told.numbers[state.active] : what === "prompt" ? told.prompt : told.recipe;
-      const done = await copied(text);
+      const done = await lora.copy(text, parts.head);
       complain(what === "prompt" && told.prompt_problem ? { status: 422, detail: [{ what: told.prompt_problem }] } : null);
       if (done) answer(t("Copied: {text}", { text }));
       else showText(text);
     } catch (error) {
       complain(error);
     }
-  }
-
-  async function copied(text) {
-    try {
-      await navigator.clipboard.writeText(text);
-      return true;
-    } catch { /* only pages of https and of this machine have a clipboard */ }
-    const area = make("textarea", { readonly: true, class: "train-lora-grid-hidden" });
-    area.value = text;
-    parts.head.append(area);
-    area.select();
-    const done = document.execCommand("copy");
-    area.remove();
-    return done;
   }
 
   function showText(text) {

@@ -765,7 +765,7 @@
         make("strong", {}, t("{lora} at weight {weight} is kept.", { lora: stem(choice.lora), weight: Number(Number(choice.weight).toFixed(4)) })),
         lines.map((line) => make("span", {}, line)),
         make("div", { class: "train-lora-grid-row" },
-          button(t("Copy prompt"), async () => say(said, (await copied(prompted(cell))) ? t("Copied: {text}", { text: prompted(cell) }) : t("The browser doesn't allow copying. The prompt is: {text}", { text: prompted(cell) }))),
+          button(t("Copy prompt"), async () => say(said, (await lora.copy(prompted(cell), parts.choice)) ? t("Copied: {text}", { text: prompted(cell) }) : t("The browser doesn't allow copying. The prompt is: {text}", { text: prompted(cell) }))),
           field && typeof updateInput === "function" && button(t("Send to txt2img"), () => sendTo(field, prompted(cell))),
           button(t("Tune blocks"), () => tune(cell)),
           grid.dropped > 0 && button(t("Undo the moving"), undo)),
@@ -785,20 +785,6 @@
       complain(error);
     }
     render();
-  }
-
-  async function copied(text) {
-    try {
-      await navigator.clipboard.writeText(text);
-      return true;
-    } catch { /* only pages of https and of this machine have a clipboard */ }
-    const area = make("textarea", { readonly: true, class: "train-lora-grid-hidden" });
-    area.value = text;
-    parts.choice.append(area);
-    area.select();
-    const done = document.execCommand("copy");
-    area.remove();
-    return done;
   }
 
   function sendTo(field, text) {

@@ -8,6 +8,7 @@ which wildcards choose among, are treated one by one. A line whose tags stay as 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -88,11 +89,11 @@ class Edit(Protocol):
         """The caption that becomes of this one. known: how many captions have each tag, by `key`."""
 
 
-class _ByLine:
+class _ByLine(ABC):
     """An edit that treats the lines of a caption one by one; a caption without text has one empty line."""
 
-    def line(self, line: str, known: Counter[str]) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def line(self, line: str, known: Counter[str]) -> str: ...
 
     def text(self, text: str, known: Counter[str]) -> str:
         if not text.strip():

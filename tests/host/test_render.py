@@ -266,7 +266,7 @@ def test_the_webuis_prompt_itself(
 ) -> None:
     known = {"a": SimpleNamespace(filename=str(two[0]))}
     networks = SimpleNamespace(available_networks=known, available_network_aliases=known, list_available_networks=int)
-    known_name = "lora_train.host.webui.xyz._known_name"
+    known_name = "lora_train.host.webui.xyz.known_name"
     monkeypatch.setattr(known_name, lambda path: path.stem)
     monkeypatch.setitem(sys.modules, "networks", networks)  # type: ignore[arg-type]
     WebUIHost().render(replace(EULER, prompt="x, <lora:a:1:lbw=INS>, <lora:b:0.5> y"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -38,7 +39,7 @@ def captioners() -> list[Captioner]:
     return found
 
 
-class _Captioner:
+class _Captioner(ABC):
     """What both have in common: pictures in batches, in turns with whatever else the WebUI does."""
 
     name, title, kind = "", "", ""
@@ -131,20 +132,20 @@ class _Captioner:
         what = f"{self.title}'s model can't be loaded: {reason}"
         return UserError(what, where=self._files()[0], remedy=replace)
 
-    def _is_loaded(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _is_loaded(self) -> bool: ...
 
-    def _load(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _load(self) -> None: ...
 
-    def _run(self, pictures: list[Image.Image], options: TagOptions) -> list[str]:
-        raise NotImplementedError
+    @abstractmethod
+    def _run(self, pictures: list[Image.Image], options: TagOptions) -> list[str]: ...
 
-    def _put_away(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _put_away(self) -> None: ...
 
-    def _drop(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _drop(self) -> None: ...
 
 
 class Deepbooru(_Captioner):

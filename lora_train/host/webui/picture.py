@@ -28,21 +28,21 @@ def draw(shot: Shot, cancelled: Cancelled) -> Image.Image | None:
 
     LoRAs with block weights in the prompt itself are taken as those of the shot are.
     """
-    xyz._sampler(shot.sampler)
+    xyz.sampler_name(shot.sampler)
     with contextlib.ExitStack() as stack:
-        overrides = stack.enter_context(xyz._clip_skip(shot.clip_skip))
+        overrides = stack.enter_context(xyz.with_clip_skip(shot.clip_skip))
         stack.enter_context(_without_history())
         state = stack.enter_context(job("Train LoRA: a picture"))
-        xyz._load()
+        xyz.load_checkpoint()
         prompt, more = prompts.as_applied(shot.prompt)
         loras = _each_once([*shot.loras, *more])
         if live.extension() is None:
             loras = stack.enter_context(temporary.without_weights(loras))
-        names = [xyz._known_name(lora.path) for lora in loras]
+        names = [xyz.known_name(lora.path) for lora in loras]
         tags = [
             f"<lora:{name}:{format_number(x.te)}:{format_number(x.unet)}>" for name, x in zip(names, loras, strict=True)
         ]
-        p = xyz._processing(shot.cell, " ".join([prompt, *tags]), overrides)
+        p = xyz.processing_of(shot.cell, " ".join([prompt, *tags]), overrides)
         stack.callback(p.close)
         _keep_texts(p)
         if live.extension() is not None:

@@ -208,7 +208,7 @@ def _bake(p: Any, data: dict[str, list[Any]]) -> None:
 
 def _applied(tag: Tag) -> Applied:
     networks = sys.modules.get("networks")
-    found = xyz._found(networks, tag.name) if networks else None
+    found = xyz.find_network(networks, tag.name) if networks else None
     if found is None:
         raise UserError("there is no such LoRA", where=f"prompt, {tag.name}", remedy="Refresh the list, or correct it")
     if tag.dyn:

@@ -57,18 +57,18 @@ def draw(grid: Grid, on_cell: OnCell) -> Sheet:
         if not getattr(grid, name):
             raise UserError(f"a grid needs at least one of its {name}", where=name)
     script = _script()
-    names = [_known_name(Path(lora)) for lora in grid.loras]
+    names = [known_name(Path(lora)) for lora in grid.loras]
     plans = [axes(grid, prompt, names) for prompt in grid.prompts]
-    _sampler(grid.sampler)
+    sampler_name(grid.sampler)
     size = len(grid.loras) * len(grid.weights)
     pages: list[_Drawn] = []
-    with _clip_skip(grid.clip_skip) as overrides, _job():
-        _load()
+    with with_clip_skip(grid.clip_skip) as overrides, _job():
+        load_checkpoint()
         for number, plan in enumerate(plans):
             if _stopped():
                 pages.append(_Drawn.none(size))
                 continue
-            processing = _processing(grid, plan.prompt, overrides)
+            processing = processing_of(grid, plan.prompt, overrides)
             told = _Told(plan, number, grid.negative_prompt)
             processing.scripts, processing.script_args = told.runner(), ()
             try:
@@ -148,7 +148,7 @@ def values(texts: list[str]) -> str:
     return out.getvalue()
 
 
-def _known_name(lora: Path) -> str:
+def known_name(lora: Path) -> str:
     """The name by which the WebUI knows a LoRA file. Raises UserError where a prompt can't reach it."""
     name = lora.stem
     read_header(lora, "LoRA")  # the WebUI would draw without a file that it can't read
@@ -157,10 +157,10 @@ def _known_name(lora: Path) -> str:
     networks = sys.modules.get("networks")
     if networks is None:
         return name
-    found = _found(networks, name)
+    found = find_network(networks, name)
     if found is None:
         networks.list_available_networks()
-        found = _found(networks, name)
+        found = find_network(networks, name)
     if found is None:
         raise UserError("the WebUI doesn't see this file", where=lora, remedy="Put it into the WebUI's LoRA folder")
     if not _same_file(found, lora):
@@ -168,7 +168,7 @@ def _known_name(lora: Path) -> str:
     return name
 
 
-def _found(networks: Any, name: str) -> str | None:
+def find_network(networks: Any, name: str) -> str | None:
     """The file which the name stands for in a prompt: an alias counts unless two files have it."""
     aliases = getattr(networks, "available_network_aliases", {})
     forbidden = name.lower() in getattr(networks, "forbidden_network_aliases", {})
@@ -214,12 +214,12 @@ def _arguments(script: Any, plan: Axes) -> list[Any]:
     return [known.get(name, False) for name in names]
 
 
-def _processing(grid: Grid, prompt: str, overrides: dict[str, Any]) -> Any:
+def processing_of(grid: Grid, prompt: str, overrides: dict[str, Any]) -> Any:
     """The WebUI's txt2img job for one cell, without always-on scripts: cells differ by their LoRA only."""
     from modules import processing, shared
 
     kind = processing.StableDiffusionProcessingTxt2Img
-    sampler, scheduler = _sampler(grid.sampler)
+    sampler, scheduler = sampler_name(grid.sampler)
     wanted = {
         "sd_model": shared.sd_model,
         "outpath_samples": shared.opts.outdir_samples or shared.opts.outdir_txt2img_samples,
@@ -246,7 +246,7 @@ def _processing(grid: Grid, prompt: str, overrides: dict[str, Any]) -> Any:
     return p
 
 
-def _sampler(name: str) -> tuple[str, str | None]:
+def sampler_name(name: str) -> tuple[str, str | None]:
     """The WebUI's names of a sampler and of its schedule. Raises UserError for one it doesn't have."""
     from modules import sd_samplers
 
@@ -258,7 +258,7 @@ def _sampler(name: str) -> tuple[str, str | None]:
     return sampler, scheduler
 
 
-def _load() -> None:
+def load_checkpoint() -> None:
     """Forge loads its checkpoint at the first picture only, where the plot hides why that failed."""
     from modules import sd_models
 
@@ -273,7 +273,7 @@ def _load() -> None:
 
 
 @contextlib.contextmanager
-def _clip_skip(wanted: int | None) -> Iterator[dict[str, Any]]:
+def with_clip_skip(wanted: int | None) -> Iterator[dict[str, Any]]:
     """The override that sets CLIP skip for the grid alone. The WebUI puts its own value back after each picture.
 
     It does so only for a setting that was ever written, hence the writing of the present value; that goes again.
