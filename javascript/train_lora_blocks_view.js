@@ -259,7 +259,7 @@
     });
   }
 
-  Object.assign(blocks, { draw, button, key, svg, numberField, answer, complain, copied, openPaste, opened, openFold, head: () => parts && parts.board });
+  Object.assign(blocks, { draw, button, key, svg, numberField, answer, complain, openPaste, opened, openFold, head: () => parts && parts.board });
 
   // From the grid's kept cell: its LoRA at its weight, with the prompt and seed that its picture was drawn with.
   document.addEventListener("train-lora:open-blocks", (event) => { blocks.asked = event.detail; if (loading) loading.then(() => blocks.openAsked && blocks.openAsked()); });
