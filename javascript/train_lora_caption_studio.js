@@ -230,15 +230,28 @@
     for (const name of [...drafts.keys()]) if (!(await save(name))) return;
   }
 
+  const areaOf = (name) => [...part.rows.querySelectorAll("textarea")].find((one) => one.dataset.name === name);
+
   function open(row) {
     if (row.problem) return;
     if (!drafts.has(row.name)) drafts.set(row.name, { text: row.caption, before: row.caption, digest: row.digest });
     drawRows();
-    const area = [...part.rows.querySelectorAll("textarea")].find((one) => one.dataset.name === row.name);
+    const area = areaOf(row.name);
     if (area) {
       area.focus();
       area.setSelectionRange(area.value.length, area.value.length);
     }
+  }
+
+  // The field that is typed in; gradio may draw the step anew meanwhile, then its successor goes on where it was.
+  let typing = null;
+
+  function goOnTyping() {
+    if (!typing || typing.isConnected) return;
+    const [before, after] = [typing, areaOf(typing.dataset.name)];
+    if (!after || !after.isConnected) return;
+    after.focus({ preventScroll: true });
+    after.setSelectionRange(before.selectionStart, before.selectionEnd);
   }
 
   function editor(row) {
@@ -246,6 +259,8 @@
     const diff = own("div", "live");
     const area = make("textarea", { rows: 2, spellcheck: "false", "aria-label": t("Caption of {name}", { name: row.name }), "data-name": row.name });
     area.value = draft.text;
+    area.addEventListener("focus", () => { typing = area; });
+    area.addEventListener("blur", () => setTimeout(() => { if (typing === area && area.isConnected) typing = null; }));
     const grow = () => {
       area.style.height = "auto";
       area.style.height = `${area.scrollHeight + 2}px`;
@@ -602,6 +617,7 @@
       button("→", () => turnTo(offset + PAGE), { disabled: last >= page.matching, "aria-label": t("Later") }),
     ] : []));
     drawUnsaved();
+    goOnTyping();
   }
 
   function clearSearch() {

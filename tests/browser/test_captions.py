@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +52,7 @@ class Studio:
         for _ in range(400):
             if texts.items() <= self.texts().items():
                 return
-            time.sleep(0.1)
+            self.page.wait_for_timeout(100)  # a sleep would hold back the requests that playwright routes
         pytest.fail(f"not {texts}, but {self.texts()}; the page says:\n{self.here.inner_text()}")
 
     def row(self, name: str) -> Any:
@@ -92,6 +91,17 @@ def test_a_caption_is_edited_in_place_by_keyboard_with_the_sets_own_tags(studio:
     keyboard.press("Escape")
     expect(studio.row("a")).to_contain_text("looking to the left")
     assert studio.texts()["a"] == CAPTIONS["10_hina/a"]
+
+
+def test_typing_goes_on_where_gradio_draws_the_step_anew(studio: Studio) -> None:
+    studio.row("a").locator("button.train-lora-cs-caption").click()
+    keyboard = studio.page.keyboard
+    keyboard.type(", z")
+    studio.page.evaluate(f"document.querySelector('{STUDIO}').replaceChildren()")
+    expect(studio.here.locator("textarea")).to_be_focused()
+    keyboard.type("oo")
+    keyboard.press("Enter")
+    studio.written(a="hina, 1girl, red hat, looking to the left, zoo")
 
 
 def test_filters_and_a_preview_that_is_written_and_taken_back(studio: Studio) -> None:

@@ -113,10 +113,10 @@ def until(page: Any, condition: str, argument: Any = None) -> None:
     page.wait_for_function(condition, arg=argument, timeout=15_000)
 
 
-def wait_for_marks(grid: Drawn, expected: list[list[int]]) -> None:
+def wait_for_marks(page: Any, grid: Drawn, expected: list[list[int]]) -> None:
     end = time.monotonic() + 10
     while grid.marks() != expected and time.monotonic() < end:
-        time.sleep(0.05)
+        page.wait_for_timeout(50)  # a sleep would hold back the requests that playwright routes
     assert grid.marks() == expected
 
 
@@ -195,7 +195,7 @@ def test_marks_are_red_frames_that_stay(view, grid) -> None:
     assert accepted(view) == ["0/1/2", "0/2/1", "0/2/2"]
     red = "e => getComputedStyle(e).outlineColor"
     assert cell(view, 1, 2).evaluate(red) == "rgb(239, 31, 31)"
-    wait_for_marks(grid, [[1, 2], [2, 1], [2, 2]])
+    wait_for_marks(view, grid, [[1, 2], [2, 1], [2, 2]])
 
     view.reload()
     opened(view, grid)
@@ -204,7 +204,7 @@ def test_marks_are_red_frames_that_stay(view, grid) -> None:
     assert chips.all_inner_texts()[0].split("\n")[0] == "Epoch 2, weight 1"
     chips.first.get_by_role("button", name="No longer accept").click()
     assert accepted(view) == ["0/2/1", "0/2/2"]
-    wait_for_marks(grid, [[2, 1], [2, 2]])
+    wait_for_marks(view, grid, [[2, 1], [2, 2]])
 
     view.get_by_role("button", name="Prompt 2").click()
     until(view, "() => document.querySelector('#train_lora_grid_view [data-at=\"1/2/1\"]')")
@@ -229,7 +229,7 @@ def test_the_keyboard_alone(view, grid) -> None:
     assert "Epoch 2, weight 1" in dialog.inner_text()
     assert "prompt 1 of 2" in dialog.inner_text()
     assert PROMPTS[0] in dialog.inner_text()
-    wait_for_marks(grid, [[1, 1]])
+    wait_for_marks(view, grid, [[1, 1]])
     for key in ("ArrowDown", "ArrowLeft", "m", "PageDown"):
         view.keyboard.press(key)
     assert "Epoch 3, weight 0.5" in dialog.inner_text()
@@ -244,7 +244,7 @@ def test_the_keyboard_alone(view, grid) -> None:
     view.keyboard.press("Escape")
     assert not dialog.count()
     until(view, "() => document.activeElement.dataset.at === '1/2/1'")
-    wait_for_marks(grid, [[1, 1], [2, 1]])
+    wait_for_marks(view, grid, [[1, 1], [2, 1]])
 
 
 @pytest.mark.one_gradio
@@ -291,7 +291,7 @@ def test_two_are_compared(view, grid) -> None:
     view.keyboard.press("ArrowUp")
     view.keyboard.press("m")
     assert dialog.locator(".train-lora-grid-name").all_inner_texts()[0].endswith("Epoch 1, weight 0.5, prompt 1")
-    wait_for_marks(grid, [[0, 1]])
+    wait_for_marks(view, grid, [[0, 1]])
     view.keyboard.press("Escape")
     assert not view.locator(DIALOG).count()
     assert not view.get_by_text("is picked for comparing").is_visible()
@@ -417,4 +417,4 @@ def test_a_finger_in_a_narrow_window(grid, new_page) -> None:
         assert box["x"] >= 0 and box["x"] + box["width"] <= 420
         assert box["y"] >= 0 and box["y"] + box["height"] <= 900
     dialog.get_by_role("button", name="Accept").tap()
-    wait_for_marks(grid, [[1, 2]])
+    wait_for_marks(page, grid, [[1, 2]])
