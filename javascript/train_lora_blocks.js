@@ -85,7 +85,7 @@
 
   // What is known of families, files and presets
 
-  const SHOT = { prompt: "", negative_prompt: "", seeds: [1], steps: 20, cfg_scale: 7, sampler: "Euler", width: 512, height: 512, clip_skip: 1 };
+  const SHOT = { prompt: "", negative_prompt: "", prompts: [], seeds: [1], steps: 20, cfg_scale: 7, sampler: "Euler", width: 512, height: 512, clip_skip: 1 };
   const state = {
     families: null, files: null, presets: { file: "", shared: false, presets: [], faults: [] }, details: new Map(), failed: null,
     mix: { loras: [], shot: { ...SHOT } }, active: 0, locks: {}, origins: {}, wide: false, unlisted: 0, proposal: null, hover: null,
@@ -278,9 +278,10 @@
     redraw();
   }
 
-  // The mix as the server takes it: a preset's name only where the numbers still are the preset's.
+  // The mix as the server takes it: a preset's name only where the numbers still are the preset's, each prompt once.
   function told() {
-    return { loras: state.mix.loras.map((one) => ({ ...one, preset: presetOf(one) })), shot: state.mix.shot };
+    const { shot } = state.mix, prompts = [...new Set(shot.prompts)].filter((prompt) => prompt.trim() && prompt !== shot.prompt);
+    return { loras: state.mix.loras.map((one) => ({ ...one, preset: presetOf(one) })), shot: { ...shot, prompts } };
   }
 
   function presetOf(one) {

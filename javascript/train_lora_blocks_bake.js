@@ -101,8 +101,8 @@
     box.bar = make("div", { class: "train-lora-bar", hidden: true }, make("i"));
     box.alarm = make("p", { class: "train-lora-grid-alarm", role: "alert", hidden: true });
     box.result = make("div", { class: "train-lora-blocks-result" });
-    box.recipes = blocks.picker(async (name) => { if (await openRecipe(name)) box.open.open = false; });
-    box.open = make("details", { class: "train-lora-help" }, make("summary", {}, t("Open the recipe of a file that was baked here")), box.recipes);
+    box.recipes = blocks.picker(async (name) => { if (await openRecipe(name)) box.open.open = false; }, (one) => one.baked, t("No file of the folder was baked here yet."));
+    box.open = make("details", { class: "train-lora-help", ontoggle: blocks.redraw }, make("summary", {}, t("Open the recipe of a file that was baked here")), box.recipes);
     box.lora = [field(t("Saved as"), box.precision), field(t("Activation text of its card"), box.words)];
     box.append(make("p", { class: "train-lora-hint" }, t("What you see is what is baked: at strength 1 the file gives the same picture as these numbers do, within the rounding of fp16. Strengths, also negative ones, are inside.")),
       make("div", { class: "train-lora-blocks-form" }, field(t("Make"), box.target), field(t("Name"), box.name), ...box.lora), box.size,
@@ -152,7 +152,7 @@
     if (box.open.open) box.recipes.update();
   }
 
-  function told({ name, path, report, written }) {
+  function told({ name, path, report, written, picture_kept: kept }) {
     const rows = [...report.blocks, { ...report.total, block: t("Together") }], worst = Math.max(1e-12, ...rows.map((row) => row.relative_error));
     const files = [path, ...(written || [])].map((one) => String(one).split(/[\\/]/).pop());
     const ranks = (row) => (row.rank_min === row.rank_max ? row.rank_min : `${row.rank_min}–${row.rank_max}`);
@@ -160,6 +160,7 @@
     return [
       make("div", { class: "train-lora-box", "data-kind": "ok" }, make("strong", {}, t("{name} is written.", { name })), " ", t("Error in all: {error}.", { error: percent(report.total.relative_error) }),
         make("p", {}, files.join(", ")),
+        kept && make("p", {}, t("{picture} was there before and stays: it was not replaced by the preview.", { picture: kept })),
         report.left_out && report.left_out.length > 0 && make("p", {}, t("{count} modules are left out, since their sum is 0.", { count: report.left_out.length })),
         report.unlisted && report.unlisted.length > 0 && make("p", {}, t("Blocks that a short list doesn't name: {blocks}.", { blocks: report.unlisted.join(", ") })),
         inFolder && make("div", { class: "train-lora-buttons" }, blocks.button(t("Draw it beside the numbers"), () => prove(name), { title: t("The baked file at strength 1 against the try that you see") }))),

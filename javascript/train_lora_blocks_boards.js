@@ -7,7 +7,7 @@
   const { state } = blocks;
 
   const [LOOK, SETTLE, KEEP] = [300, 160, 2000]; // milliseconds: between two looks; a column that rests; until it is kept
-  const SMALL = 256 * 256; // pixels of a picture that is there soon enough without a first look
+  const [SMALL, MOST] = [256 * 256, 16]; // pixels of a picture that is there soon enough without a first look; pictures of a try
   // at: the try that the present numbers come from; shown: the one that is looked at; picture: which of its pictures;
   // wanted: the one that is waited for.
   const boards = { all: [], board: null, now: null, at: null, shown: null, wanted: null, picture: 0, pinned: null, live: false, asking: false, failure: "" };
@@ -21,6 +21,20 @@
   const pictureOf = (one, n = boards.picture) => address(one && ((one.pictures || [])[n] || (one.drafts || [])[n]));
   const thumbOf = (one, n = 0) => address(one && ((one.thumbs || [])[n] || (one.pictures || [])[n]));
   const scenes = ({ shot }) => [shot.prompt, ...(shot.prompts || [])].flatMap((prompt) => shot.seeds.map((seed) => ({ prompt, seed })));
+  const looked = () => (boards.now && boards.now.running && boards.now.running.id === boards.wanted && pictureOf(boards.now.running) ? boards.now.running : find(boards.shown));
+
+  // Which of a try's pictures has the prompt and seed that are looked at; −1 where none has.
+  function placeOf(one) {
+    const now = looked(), scene = now && scenes(now.mix)[boards.picture];
+    return scene && one ? scenes(one.mix).findIndex(({ prompt, seed }) => prompt === scene.prompt && seed === scene.seed) : -1;
+  }
+
+  // Seconds that so many pictures may take, by the latest tries; null where nothing is known.
+  function seconds(count) {
+    const work = ({ shot }) => shot.steps * shot.width * shot.height;
+    const rates = (boards.board ? boards.board.tries : []).slice(-8).filter((one) => one.seconds && one.pictures.length).map((one) => one.seconds / one.pictures.length / work(one.mix));
+    return rates.length ? count * work(state.mix) * Math.max(...rates) : null; // what came from the history took less
+  }
 
   async function guarded(act) {
     try {
@@ -99,7 +113,7 @@
 
   // Draw the present numbers. What is being drawn for older ones ends.
   async function tryNow() {
-    if (!state.mix.loras.length) return;
+    if (!state.mix.loras.length || scenes(blocks.told()).length > MOST) return;
     if (boards.asking) {
       again = true;
       return;
@@ -173,9 +187,10 @@
 
   // Go to a try: its numbers, and its scene. What is changed from there is a branch.
   function go(one) {
+    const place = Math.max(0, placeOf(one));
     boards.wanted = null;
-    [boards.at, boards.shown, boards.picture] = [one.id, one.id, Math.min(boards.picture, Math.max(0, (one.pictures || []).length - 1))];
-    quietly(() => blocks.replace(t("Go to try {number}", { number: one.id }), one.mix));
+    [boards.at, boards.shown, boards.picture] = [one.id, one.id, place];
+    quietly(() => blocks.replace(t("Go to try {number}", { number: one.id }), { ...one.mix, shot: { prompts: [], ...one.mix.shot } }));
     blocks.redraw();
   }
 
@@ -233,6 +248,6 @@
     settling = setTimeout(tryNow, SETTLE);
   });
 
-  Object.assign(boards, { open: (id) => guarded(() => show(id)), leave, tryNow, stop, go, change, remove, restore, rename, removeBoard, restoreBoard, find, underWay, pictureOf, thumbOf, scenes, look });
+  Object.assign(boards, { open: (id) => guarded(() => show(id)), leave, tryNow, stop, go, change, remove, restore, rename, removeBoard, restoreBoard, find, underWay, pictureOf, thumbOf, scenes, placeOf, looked, seconds, MOST, look });
   Object.assign(blocks, { boards, openBoard: open, openAsked, guarded });
 })();

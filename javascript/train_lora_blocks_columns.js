@@ -269,12 +269,13 @@
   // What was measured, in rows below the columns.
   function drawMeters() {
     const rows = blocks.measures ? blocks.measures.meters() : [];
-    lora.list(parts.meters, rows, (row) => row.key, (row) => make("div", { class: "train-lora-blocks-meter" }, make("span", {}), columns.map((block) => make(row.over ? "button" : "i", { type: row.over ? "button" : null, "aria-label": row.over ? block : null,
+    lora.list(parts.meters, rows, (row) => row.key, (row) => make("div", { class: "train-lora-blocks-meter" }, make("span", {}), columns.map((block) => make(row.over ? "button" : "i", { type: row.over ? "button" : null, "aria-label": row.over ? `${block}, ${row.label}` : null,
       onpointerenter: row.over && (() => { if (!parts.kept) row.over(block); }), onpointerleave: row.over && (() => { if (!parts.kept) row.over(null); }),
-      onclick: row.over && (() => { parts.kept = parts.kept === block ? null : block; row.over(parts.kept || block); }) }))));
+      onclick: row.over && (() => { const it = `${row.key} ${block}`; parts.kept = parts.kept === it ? null : it; row.over(block); }) }))));
     rows.forEach((row, n) => {
       const [label, ...cells] = parts.meters.children[n].children;
       say(label, row.label);
+      mark(label, "title", row.label);
       columns.forEach((block, place) => {
         const it = row.cell(block) || { bars: [], title: "" }, cell = cells[place];
         mark(cell, "title", it.title);
@@ -289,11 +290,14 @@
     });
   }
 
+  // A field may be left after its LoRA was taken out.
+  const weightOf = (block) => (blocks.active() ? blocks.active().weights[block] : null) ?? 1;
+
   function column(block) {
     const made = { bar: make("i"), knob: make("b"), ghost: make("s"), from: make("em") };
     made.slider = make("div", { class: "train-lora-blocks-column", role: "slider", tabindex: -1, "data-block": block, "aria-label": block, "aria-orientation": "vertical", "aria-valuemin": rules.LOW, "aria-valuemax": rules.HIGH,
       onkeydown: (event) => typed(event, block), onfocus: () => { chosen = block; blocks.redraw(); } }, made.bar, made.ghost, made.from, made.knob);
-    made.field = blocks.numberField({ class: "train-lora-blocks-value", "aria-label": t("Weight of {block}", { block }), tabindex: -1 }, () => blocks.active().weights[block], (value) => setBlock(block, value, `type-${block}`));
+    made.field = blocks.numberField({ class: "train-lora-blocks-value", "aria-label": t("Weight of {block}", { block }), tabindex: -1 }, () => weightOf(block), (value) => setBlock(block, value, `type-${block}`));
     made.field.addEventListener("focus", () => { chosen = block; blocks.redraw(); });
     made.name = make("button", { type: "button", tabindex: -1, "data-block": block, onclick: () => lock(block) }, make("span", {}, block));
     return made;
@@ -304,7 +308,7 @@
     const box = make("div", { class: "train-lora-blocks-one" });
     const step = (by) => () => setBlock(chosen, rules.nudge(blocks.active().weights[chosen], by), `key-${chosen}`);
     box.name = make("b", {});
-    box.field = blocks.numberField({ "aria-label": t("Weight of the chosen block") }, () => blocks.active().weights[chosen] ?? 1, (value) => setBlock(chosen, value, `type-${chosen}`));
+    box.field = blocks.numberField({ "aria-label": t("Weight of the chosen block") }, () => weightOf(chosen), (value) => setBlock(chosen, value, `type-${chosen}`));
     box.lock = make("button", { type: "button", class: "train-lora-grid-button", onclick: () => lock(chosen) });
     box.append(box.name, blocks.button("−", step(-1), { "aria-label": t("Less") }), box.field, blocks.button("+", step(1), { "aria-label": t("More") }), blocks.button("0", () => setBlock(chosen, 0)), blocks.button("1", () => setBlock(chosen, 1)), box.lock);
     return box;

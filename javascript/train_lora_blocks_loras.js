@@ -10,16 +10,17 @@
   const colour = (index) => `var(--train-lora-mix-${(index % COLOURS) + 1})`;
   const when = (seconds) => new Date(1000 * (seconds || 0)).toLocaleDateString([], { dateStyle: "medium" });
 
-  // A field to search in and the files that are found, the newest first. usable: files that can be chosen.
-  function picker(choose, usable = () => true) {
+  // A field to search in and the files that are found, the newest first. usable: files that can be chosen; only:
+  // what to say where none can, and the others aren't shown.
+  function picker(choose, usable = () => true, only = "") {
     const found = make("div", { class: "train-lora-blocks-files", role: "list" });
     const words = make("input", { type: "search", placeholder: t("Search"), "aria-label": t("Search the LoRAs"), autocomplete: "off" });
-    const none = make("p", { class: "train-lora-hint" }, t("No LoRA has this in its name."));
+    const none = make("p", { class: "train-lora-hint" });
     const box = make("div", { class: "train-lora-blocks-picker" }, words, found, none);
     const here = () => {
       const asked = words.value.trim().toLowerCase();
       const found = (state.files || []).filter((one) => one.name.toLowerCase().includes(asked)), fits = found.filter((one) => !one.problem && usable(one));
-      return [...fits, ...found.filter((one) => !fits.includes(one))];
+      return only ? fits : [...fits, ...found.filter((one) => !fits.includes(one))];
     };
     words.addEventListener("input", () => box.update());
     words.addEventListener("keydown", (event) => { if (event.key === "Enter" && here().length && !found.firstChild.disabled) choose(here()[0].name); });
@@ -29,6 +30,7 @@
         make("b", {}, blocks.stem(one.name)), make("small", {}, [one.problem ? t("can't be used") : one.family, when(one.modified)].filter(Boolean).join(" · "))));
       [...found.children].forEach((button, n) => { button.disabled = Boolean(files[n].problem) || !usable(files[n]); });
       show(none, !files.length);
+      say(none, only && !words.value.trim() ? only : t("No LoRA has this in its name."));
       show(words, (state.files || []).length > 8);
     };
     box.focusWords = () => (words.hidden ? found.querySelector("button") : words)?.focus({ preventScroll: true });

@@ -6,12 +6,12 @@
   if (!blocks || blocks.measures) return;
   const { t, make, say, show, mark, fill, get, post, message, problems, duration } = lora;
   const { state, rules } = blocks;
-  const LOOK = 700; // milliseconds between two looks at a job
+  const [LOOK, REST] = [700, 200]; // milliseconds between two looks at a job; until numbers that rest are judged
   const BUSY = [...lora.RUNNING, "queued"];
-  const [CANCELS, OPPOSES, ALIKE] = [0.9, 0.1, 0.3]; // of what is left; of the cosine: against each other, and alike
   const jobs = { effects: null, tune: null }; // {id, state, progress, result, error}
   const looking = new Set();
-  let pair = null, heated = null;
+  // pair: {names, norms, cosine, judged: by block, asked: the strengths that it is for}
+  let pair = null, heated = null, resting = 0;
 
   const base = (id) => `blocks/measures/${encodeURIComponent(id)}`;
   const busy = (job) => Boolean(job) && BUSY.includes(job.state);
@@ -66,34 +66,68 @@
   // Effects: a number and a map for every block
 
   const effects = () => (jobs.effects && jobs.effects.state === "done" && jobs.effects.result) || null;
-  const effectOf = (block) => { const found = effects(); return found ? found.blocks.find((one) => one.block === block) : null; };
+  // n: of one LoRA of the mix that was measured alone; null: of all of them together.
+  function effectOf(block, n = null) {
+    const found = effects();
+    return found ? (n === null ? found.blocks : found.by_lora || []).find((one) => one.block === block && (n === null || one.lora === n)) : null;
+  }
 
-  function heat(block) {
-    const one = block && effectOf(block), address = (file) => `${lora.API}${base(jobs.effects.id)}/maps/${encodeURIComponent(file)}`;
-    heated = one && one.map ? block : null;
-    blocks.stage.heat(heated ? { over: address(one.map), under: address(effects().picture), block } : null);
+  function heat(block, n = null) {
+    const one = block && effectOf(block, n), address = (file) => `${lora.API}${base(jobs.effects.id)}/maps/${encodeURIComponent(file)}`;
+    heated = one && one.map ? one : null;
+    const what = heated && n !== null ? `${blocks.stem(effects().mix[n].name)}, ${block}` : block;
+    blocks.stage.heat(heated ? { over: address(one.map), under: address(effects().picture), block: what } : null);
+  }
+
+  // Those of the measured mix that were looked at alone and still stand here: [place in the measured mix, name].
+  const alone = (found) => (found.mix || []).map(({ name }, n) => [n, name]).filter(([n, name]) => (found.by_lora || []).some((one) => one.lora === n) && state.mix.loras.some((one) => one.name === name));
+
+  // Whether the numbers or the prompt are others than those that were measured.
+  function outdated(found) {
+    const standing = state.mix.loras.filter((one) => !one.hidden), columns = blocks.columns();
+    return found.shot.prompt !== state.mix.shot.prompt || found.mix.some(({ name, te, unet, weights }) => {
+      const one = standing.find((it) => it.name === name);
+      return !one || one.te !== te || one.unet !== unet || columns.some((block) => one.weights[block] !== weights[block]);
+    });
   }
 
   // Sizes and angles of the LoRA in front and another one
 
   async function compare() {
-    const front = blocks.active(), other = state.mix.loras.find((one) => one !== front && !one.hidden) || front;
-    const told = await blocks.guarded(() => post("blocks/compare", { names: [front.name, other.name] }));
-    if (told) pair = { names: [front.name, other.name], norms: told.norms, cosine: told.cosine };
+    const front = blocks.active(), others = state.mix.loras.filter((one) => one !== front && !one.hidden);
+    const other = others.find((one) => one.unet * front.unet < 0) || others[0] || front; // one that is taken away, if any
+    await judge([front.name, other.name]);
+  }
+
+  const present = (names) => names.map((name) => state.mix.loras.find((it) => it.name === name));
+
+  // Strength times weight of every block, of each of the two.
+  const factors = (names) => present(names).map((one) => Object.fromEntries(Object.keys(one.weights).map((block) => [block, strength(one, block)])));
+
+  async function judge(names) {
+    const weights = factors(names), two = names[0] !== names[1];
+    const told = await blocks.guarded(() => post("blocks/compare", { names, ...(two ? { weights } : {}) }));
+    if (told) pair = { names, norms: told.norms, cosine: told.cosine, judged: new Map(told.subtraction.map((one) => [one.block, one])), asked: JSON.stringify(weights) };
     blocks.redraw();
   }
 
+  // The package judges the numbers once they rest; until then its last words stand.
+  blocks.onChange(() => {
+    clearTimeout(resting);
+    resting = setTimeout(() => {
+      if (!pair || pair.names[0] === pair.names[1] || !present(pair.names).every(Boolean) || JSON.stringify(factors(pair.names)) === pair.asked) return;
+      judge(pair.names);
+    }, REST);
+  });
+
   const strength = (one, block) => (block === blocks.BASE ? one.te : one.unet) * one.weights[block];
 
-  // What is left of the one in front where the other is added with its strength.
+  // Of both in one block: how large each is with its numbers, and the package's judgement of adding the second.
   function together(block) {
-    const [one, other] = pair.names.map((name) => state.mix.loras.find((it) => it.name === name));
+    const [one, other] = present(pair.names);
     if (!one || !other || !(block in pair.norms[0])) return null;
-    const a = strength(one, block) * pair.norms[0][block], b = other === one ? 0 : strength(other, block) * (pair.norms[1][block] || 0), cosine = pair.cosine[block] || 0;
-    const left = a ? Math.sqrt(Math.max(0, a * a + b * b + 2 * a * b * cosine)) / Math.abs(a) : null;
-    const against = a * b * cosine < 0, beyond = Math.abs(b) > Math.abs(a * cosine); // more than would cancel best
-    const verdict = !a || !b ? "nothing" : a * b * cosine > OPPOSES * Math.abs(a * b) ? "strengthens" : left < CANCELS ? "cancels" : against && Math.abs(cosine) > ALIKE && !beyond ? "little" : "noise";
-    return { a: Math.abs(a), b: Math.abs(b), cosine, left, verdict };
+    const a = strength(one, block) * pair.norms[0][block], b = other === one ? 0 : strength(other, block) * (pair.norms[1][block] || 0);
+    return { a: Math.abs(a), b: Math.abs(b), cosine: pair.cosine[block] || 0, left: null, best_weight: 0, verdict: "nothing", ...pair.judged.get(block) };
   }
 
   function words(block, it) {
@@ -102,6 +136,7 @@
       nothing: t("{block}: one of the two is off here.", { block }),
       cancels: t("{block}: cancels; {share} of the first is left (cosine {cosine}).", { block, share, cosine: it.cosine.toFixed(2) }),
       little: t("{block}: takes a little away, {share} of the first is left (cosine {cosine}). A larger number takes more away.", { block, share, cosine: it.cosine.toFixed(2) }),
+      beside: t("{block}: they have little in common here (cosine {cosine}); each acts on its own.", { block, cosine: it.cosine.toFixed(2) }),
       noise: t("{block}: they have little in common here (cosine {cosine}), so it mostly adds noise. Nearer to 0 may be better.", { block, cosine: it.cosine.toFixed(2) }),
       strengthens: t("{block}: the two add up here, {share} of the first (cosine {cosine}).", { block, share, cosine: it.cosine.toFixed(2) }),
     }[it.verdict];
@@ -112,19 +147,21 @@
     const rows = [], found = effects();
     if (found) {
       const most = Math.max(1e-9, ...found.blocks.map((one) => one.effect));
-      rows.push({
-        key: "effect", label: t("Effect"), over: heat,
+      const row = (key, label, colour, n, what) => ({
+        key, label, over: (block) => heat(block, n),
         cell: (block) => {
-          const one = effectOf(block);
-          return one && { bars: [[one.effect / most, "var(--train-lora-accent)"]], lit: heated === block, title: one.was_off ? t("{block}: {share} of all, if it were at 1", { block, share: `${Math.round(100 * one.share)} %` }) : t("{block}: {share} of all that the LoRAs do to this picture", { block, share: `${Math.round(100 * one.share)} %` }) };
+          const one = effectOf(block, n), share = one && `${Math.round(100 * one.share)} %`;
+          return one && { bars: [[Math.min(1, one.effect / most), colour]], lit: heated === one, title: one.was_off ? t("{block}: {share} of all, if it were at 1", { block: what(block), share }) : t("{block}: {share} of all that the LoRAs do to this picture", { block: what(block), share }) };
         },
       });
+      rows.push(row("effect", t("Effect"), "var(--train-lora-accent)", null, (block) => block));
+      for (const [n, name] of alone(found)) rows.push(row(`effect ${n}`, blocks.stem(name), blocks.colour(state.mix.loras.findIndex((one) => one.name === name)), n, (block) => `${blocks.stem(name)}, ${block}`));
     }
     if (pair && pair.names.every((name) => state.mix.loras.some((one) => one.name === name))) {
       const colours = pair.names.map((name) => blocks.colour(state.mix.loras.findIndex((one) => one.name === name)));
-      const all = blocks.columns().map(together).filter(Boolean), most = Math.max(1e-9, ...all.flatMap((it) => [it.a, it.b])), alone = pair.names[0] === pair.names[1];
-      rows.push({ key: "size", label: t("Size"), cell: (block) => { const it = together(block); return it && { bars: alone ? [[it.a / most, colours[0]]] : [[it.a / most, colours[0]], [it.b / most, colours[1]]], title: t("{block}: how much weight is changed", { block }) }; } });
-      if (!alone) rows.push({ key: "cosine", label: t("cos"), cell: (block) => { const it = together(block); return it && { text: it.cosine.toFixed(1).replace("-0.0", "0.0"), verdict: it.verdict, title: words(block, it) }; } });
+      const all = blocks.columns().map(together).filter(Boolean), most = Math.max(1e-9, ...all.flatMap((it) => [it.a, it.b])), single = pair.names[0] === pair.names[1];
+      rows.push({ key: "size", label: t("Size"), cell: (block) => { const it = together(block); return it && { bars: single ? [[it.a / most, colours[0]]] : [[it.a / most, colours[0]], [it.b / most, colours[1]]], title: t("{block}: how much weight is changed", { block }) }; } });
+      if (!single) rows.push({ key: "cosine", label: t("cos"), cell: (block) => { const it = together(block); return it && { text: it.cosine.toFixed(1).replace("-0.0", "0.0"), verdict: it.verdict, title: words(block, it) }; } });
     }
     return rows;
   }
@@ -137,7 +174,7 @@
       show(box, busy(job));
       if (!busy(job)) return;
       const { step: done = 0, total = 0, stage = "", eta = null } = job;
-      say(box.firstChild, job.state === "queued" ? t("Waiting for its turn …") : [message(stage || "") || t("Starting …"), total ? `${done} / ${total}` : "", eta ? t("{time} left", { time: duration(eta) }) : ""].filter(Boolean).join(" · "));
+      say(box.firstChild, job.state === "queued" ? t("Waiting for its turn …") : [message(stage || "") || t("Starting …"), total > 1 ? `${done} / ${total}` : "", eta ? t("{time} left", { time: duration(eta) }) : ""].filter(Boolean).join(" · "));
       mark(box.lastChild, "data-unsure", !total || !done);
       box.lastChild.firstChild.style.width = total ? `${(100 * done) / total}%` : "";
     };
@@ -170,8 +207,11 @@
     const box = make("div", { class: "train-lora-blocks-measuring" });
     box.effects = section(t("What does each block do to this picture?"), t("Draws the picture once, then looks at three moments of it with and without each block: a bar below every column, and a map over the picture of where it acts. About as long as two or three pictures."));
     box.effects.kind = "effects";
-    box.effects.act = () => start("effects", { mix: blocks.told() });
-    box.effects.append(box.effects.row, box.effects.progress, box.effects.alarm, box.effects.result);
+    box.effects.each = make("label", { class: "train-lora-blocks-live" }, make("input", { type: "checkbox" }), t("Each LoRA on its own, too"));
+    box.effects.act = () => start("effects", { mix: blocks.told(), each: !box.effects.each.hidden && box.effects.each.firstChild.checked });
+    box.effects.row.append(box.effects.each);
+    box.effects.first = make("p", { class: "train-lora-hint" }, t("Of the first prompt alone."));
+    box.effects.append(box.effects.first, box.effects.row, box.effects.progress, box.effects.alarm, box.effects.result);
     box.pair = section(t("How large is each LoRA, and where do two of them cancel?"), t("Where a LoRA that is taken away points another way, taking it away cancels nothing and only adds noise: there its number is better near 0. Read from the files at once."));
     box.pair.act = compare;
     box.pair.append(box.pair.row, box.pair.result);
@@ -184,26 +224,32 @@
   function draw(box) {
     if (!blocks.opened("measures")) return;
     update(box.effects, effects() ? t("Measure again") : t("Measure"));
+    show(box.effects.each, state.mix.loras.filter((one) => !one.hidden).length > 1);
+    show(box.effects.first, (state.mix.shot.prompts || []).some((prompt) => prompt.trim()));
     const found = effects();
-    fill(box.effects.result, found ? `${jobs.effects.id} ${blocks.state.active}` : "", () => (found ? strongest(found) : []));
+    fill(box.effects.result, found ? `${jobs.effects.id} ${JSON.stringify(alone(found))} ${outdated(found)}` : "", () => (found ? strongest(found) : []));
     say(box.pair.go, pair ? t("Compare again") : t("Compare"));
     show(box.pair.stop, false);
-    fill(box.pair.result, JSON.stringify([pair, state.mix.loras]), () => (pair ? verdicts() : []));
+    fill(box.pair.result, JSON.stringify([pair && [pair.names, [...pair.judged.values()]], state.mix.loras]), () => (pair ? verdicts() : []));
     box.tune.update();
   }
 
   function strongest(found) {
-    const most = [...found.blocks].sort((one, other) => other.share - one.share).slice(0, 4);
-    return [make("p", {}, t("Most of it comes from {blocks}. Point at a bar below the columns to see where in the picture; click to keep the map.", { blocks: most.map((one) => `${one.block} (${Math.round(100 * one.share)} %)`).join(", ") }))];
+    const most = (all, count) => {
+      const total = all.reduce((sum, one) => sum + one.effect ** 2, 0) || 1; // of the LoRA's own
+      return [...all].sort((one, other) => other.effect - one.effect).slice(0, count).map((one) => `${one.block} (${Math.round((100 * one.effect ** 2) / total)} %)`).join(", ");
+    };
+    return [make("p", {}, t("Most of it comes from {blocks}. Point at a bar below the columns to see where in the picture; click to keep the map.", { blocks: most(found.blocks, 4) })), outdated(found) && make("p", { class: "train-lora-hint" }, t("Measured with other numbers or another prompt; measure again for these.")),
+      ...alone(found).map(([n, name]) => make("p", {}, t("{name} alone: most from {blocks}.", { name: blocks.stem(name), blocks: most(found.by_lora.filter((one) => one.lora === n), 3) })))];
   }
 
   function verdicts() {
     if (pair.names[0] === pair.names[1]) return [make("p", {}, t("The bars below the columns show how much it changes in each block."))];
     const all = blocks.columns().map((block) => [block, together(block)]).filter(([, it]) => it);
     const of = (verdict) => all.filter(([, it]) => it.verdict === verdict).map(([block]) => block);
-    const lines = [[t("Cancels in {blocks}."), of("cancels")], [t("Takes a little away in {blocks}; larger numbers would take more."), of("little")], [t("Mostly adds noise in {blocks}."), of("noise")], [t("Adds up in {blocks}."), of("strengthens")]];
+    const lines = [[t("Cancels in {blocks}."), of("cancels")], [t("Takes a little away in {blocks}; larger numbers would take more."), of("little")], [t("Mostly adds noise in {blocks}."), of("noise")], [t("Adds up in {blocks}."), of("strengthens")], [t("Each acts on its own in {blocks}."), of("beside")]];
     const noisy = of("noise"), other = pair.names[1];
-    return [...lines.filter(([, found]) => found.length).map(([text, found]) => make("p", {}, text.replace("{blocks}", found.join(", ")))),
+    return [make("p", {}, t("{second} beside {first}:", { first: blocks.stem(pair.names[0]), second: blocks.stem(other) })), ...lines.filter(([, found]) => found.length).map(([text, found]) => make("p", {}, text.replace("{blocks}", found.join(", ")))),
       noisy.length > 0 && blocks.button(t("Set {name} to 0 there", { name: blocks.stem(other) }), () => {
         const one = state.mix.loras.find((it) => it.name === other);
         blocks.edit(t("Less noise"), () => { one.weights = rules.change(one.weights, noisy, () => 0, blocks.locked(one)); });
@@ -216,7 +262,7 @@
     const box = section(t("Let the numbers be tuned"), t("Tries many small changes, judged by two goals: pictures of the subject stay reachable, and neutral prompts keep looking as without the LoRA. Takes minutes; ends in numbers to look at, compared with the presets."));
     box.kind = "tune";
     const field = (label, element) => make("label", { class: "train-lora-blocks-field" }, make("span", {}, label), element);
-    const keepField = make("input", { type: "range", min: 0, max: 1, step: 0.005, value: 0.515, "aria-label": t("How much everything else is to be kept") });
+    const keepField = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: 0.5, "aria-label": t("How much everything else is to be kept") });
     const pictures = make("input", { type: "text", spellcheck: "false", placeholder: t("the folder that it was trained on") });
     const neutral = make("textarea", { rows: 2, spellcheck: "false", placeholder: t("one prompt a line, without the subject; some are chosen where this is empty") });
     const name = make("input", { type: "text", spellcheck: "false", autocomplete: "off" });

@@ -40,7 +40,7 @@
 
   function seedsIn(typed) {
     const seeds = typed.split(/[\s,，;]+/).filter(Boolean).map(Number);
-    return seeds.length && seeds.length <= 16 && seeds.every((seed) => Number.isInteger(seed) && seed >= 0 && seed <= MOST_SEED) ? seeds : null;
+    return seeds.length && seeds.every((seed) => Number.isInteger(seed) && seed >= 0 && seed <= MOST_SEED) ? [...new Set(seeds)] : null;
   }
 
   const side = (typed) => { const value = numberIn(64, 2048)(typed); return value === null ? null : Math.round(value / 8) * 8; };
@@ -61,11 +61,35 @@
       shotField("sampler", t("Sampler"), samplers, unknown, (name) => name),
     ];
     const [prompt, negative, seeds, ...rest] = box.fields;
+    box.prompts = make("div", { class: "train-lora-blocks-prompts" });
+    box.another = make("button", { type: "button", class: "train-lora-link", onclick: () => { state.mix.shot.prompts.push(""); blocks.redraw(); requestAnimationFrame(() => { const [last] = [...box.prompts.querySelectorAll("textarea")].slice(-1); if (last) last.focus(); }); } }, t("+ Another prompt"));
+    box.count = make("p", { class: "train-lora-hint", role: "status" });
     box.dice = blocks.button(t("Other seed"), () => { state.mix.shot.seeds = [Math.floor(Math.random() * MOST_SEED)]; blocks.touched(); blocks.boards.tryNow(); }, { title: t("A random one, drawn at once") });
     box.tags = make("p", { class: "train-lora-hint" }, t("The prompt has LoRAs of its own."), " ", make("button", { type: "button", class: "train-lora-link", onclick: () => fromPrompt() }, t("Put them on the left")));
-    prompt.lastChild.addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); event.stopPropagation(); blocks.boards.tryNow(); } });
-    return [prompt, box.tags, make("div", { class: "train-lora-blocks-seeds" }, seeds, box.dice),
+    return [prompt, box.tags, box.prompts, box.another, make("div", { class: "train-lora-blocks-seeds" }, seeds, box.dice), box.count,
       make("details", { class: "train-lora-help" }, make("summary", {}, t("Negative prompt, steps, size …")), negative, make("div", { class: "train-lora-blocks-fields" }, rest))];
+  }
+
+  // Further prompts: each has a field of its own, as a prompt may have line breaks.
+  function drawPrompts(box) {
+    const { shot } = state.mix;
+    lora.list(box.prompts, shot.prompts.map((_, n) => n), (n) => n, promptField);
+    [...box.prompts.children].forEach((one) => one.update());
+    const count = boards().scenes(blocks.told()).length, time = boards().seconds(count), many = count > boards().MOST;
+    box.another.disabled = count >= boards().MOST || shot.prompts.some((prompt) => !prompt.trim());
+    show(box.count, count > 1);
+    mark(box.count, "data-kind", many ? "warning" : "");
+    say(box.count, many ? t("{count} pictures are too many for one try: at most {most}. Take out prompts or seeds.", { count, most: boards().MOST }) : [t("{count} pictures a try: each prompt with each seed", { count }), time ? t("about {time}", { time: lora.duration(time) }) : ""].filter(Boolean).join(", "));
+    return many;
+  }
+
+  function promptField(n) {
+    const area = make("textarea", { rows: 2, spellcheck: "false", "aria-label": t("Prompt {number}", { number: n + 2 }), placeholder: t("Another prompt, drawn with the same seeds") });
+    area.addEventListener("input", () => { state.mix.shot.prompts[n] = area.value; blocks.remember(); blocks.redraw(); });
+    const away = make("button", { type: "button", class: "train-lora-blocks-small", title: t("Take this prompt out"), "aria-label": t("Take this prompt out"), onclick: () => { state.mix.shot.prompts.splice(n, 1); blocks.remember(); blocks.redraw(); } }, "×");
+    const box = make("div", { class: "train-lora-blocks-field train-lora-blocks-prompt" }, area, away);
+    box.update = () => { const text = state.mix.shot.prompts[n]; if (area.value !== text) area.value = text; };
+    return box;
   }
 
   function fromPrompt() {
@@ -108,6 +132,7 @@
     box.stage = make("div", { class: "train-lora-blocks-canvas" }, box.first, box.second, ...box.heat, box.cut, box.empty, box.badge);
     box.bar = make("div", { class: "train-lora-bar", "data-unsure": "true", hidden: true }, make("i"));
     box.thumbs = make("div", { class: "train-lora-blocks-thumbs" });
+    box.scene = make("p", { class: "train-lora-hint train-lora-blocks-scene" });
     const modes = { slider: t("Slider"), blink: t("Blink"), side: t("Side by side") };
     box.modes = Object.entries(modes).map(([name, label]) => blocks.button(label, () => enter(name), { "data-mode": name, class: "train-lora-grid-button train-lora-blocks-tool" }));
     box.range = make("input", { type: "range", min: 0, max: 100, step: 0.5, "aria-label": t("How much of A is shown"), oninput: () => { cut = Number(box.range.value); blocks.redraw(); } });
@@ -120,7 +145,7 @@
     box.pin = blocks.button(t("Compare from here"), () => { boards().pinned = boards().shown; blocks.redraw(); }, { title: t("Keeps this picture as A; what is drawn next is B") });
     box.live = make("label", { class: "train-lora-blocks-live" }, make("input", { type: "checkbox", role: "switch", onchange: (event) => { boards().live = event.target.checked; if (event.target.checked) boards().tryNow(); blocks.redraw(); } }), t("Live while I move"));
     box.error = make("p", { class: "train-lora-grid-alarm", role: "alert", hidden: true });
-    box.append(box.stage, box.bar, box.thumbs, box.compare, make("div", { class: "train-lora-blocks-set" }, box.try, box.live, box.pin, box.stop), box.status, box.error, ...buildShot(box));
+    box.append(box.stage, box.bar, box.thumbs, box.scene, box.compare, make("div", { class: "train-lora-blocks-set" }, box.try, box.live, box.pin, box.stop), box.status, box.error, ...buildShot(box));
     const drag = (event) => {
       if (!comparing() || mode !== "slider" || !(event.buttons & 1)) return;
       const at = box.stage.getBoundingClientRect();
@@ -148,7 +173,7 @@
   const comparing = () => { const { pinned, shown } = boards(); return Boolean(boards().find(pinned)) && (pinned !== shown || boards().underWay()); };
 
   function enlarge() {
-    const url = boards().pictureOf(looked());
+    const url = boards().pictureOf(boards().looked());
     if (!url || !HTMLDialogElement.prototype.showModal) return;
     const box = make("dialog", { class: "train-lora-dialog train-lora-blocks-large", "aria-label": t("The picture enlarged") }, make("img", { src: url, alt: "" }));
     box.addEventListener("click", () => box.close());
@@ -158,21 +183,15 @@
     box.showModal();
   }
 
-  // What is drawn just now, as soon as there is anything of it; else the try that was chosen.
-  function looked() {
-    const { now, shown, find, pictureOf } = boards();
-    const running = now && now.running;
-    return running && running.id === boards().wanted && pictureOf(running) ? running : find(shown);
-  }
-
   function draw(box) {
-    const it = looked(), { find, pictureOf, underWay, scenes } = boards(), base = boards().board;
+    // What is drawn just now, as soon as there is anything of it; else the try that was chosen.
+    const it = boards().looked(), { find, pictureOf, underWay, scenes } = boards(), base = boards().board;
     const pinned = comparing() ? find(boards().pinned) : null, running = boards().now && boards().now.running;
     const count = it ? Math.max(1, (it.pictures || []).length) : 0, { shot } = it ? it.mix : state.mix;
     if (boards().picture >= count) boards().picture = Math.max(0, count - 1);
     box.stage.style.setProperty("--shape", shot.width / shot.height);
     mark(box.stage, "data-mode", pinned ? mode : "one");
-    box.first.put(pinned ? pictureOf(pinned) : null, t("Picture A"));
+    box.first.put(pinned ? pictureOf(pinned, partner(pinned)) : null, t("Picture A"));
     show(box.first, Boolean(pinned));
     box.second.put(pictureOf(it), it ? t("Try {number}", { number: it.id }) : "");
     show(box.second, Boolean(it));
@@ -201,7 +220,7 @@
     if (pinned) say(box.about, aboutPair(pinned, it));
     show(box.pin, Boolean(find(boards().shown)) && boards().pinned !== boards().shown);
     show(box.stop, underWay());
-    box.try.disabled = !renders || boards().asking;
+    box.try.disabled = drawPrompts(box) || !renders || boards().asking;
     box.live.firstChild.checked = boards().live;
     say(box.status, told(it, running, base));
     say(box.error, message(boards().failure));
@@ -224,8 +243,11 @@
 
   const essence = (one) => { const columns = blocks.columns(); return [one.name, one.te, one.unet, Boolean(one.hidden), columns.map((block) => (one.weights ? one.weights[block] : 1))]; };
 
+  // The picture of A that is held against the one that is looked at: of the same prompt and seed where there is one.
+  const partner = (one) => { const place = boards().placeOf(one); return place >= 0 ? place : Math.min(boards().picture, Math.max(0, (one.pictures || []).length - 1)); };
+
   function aboutPair(one, other) {
-    const scenes = [one, other].map((it) => (it ? boards().scenes(it.mix)[boards().picture] : null));
+    const scenes = [boards().scenes(one.mix)[partner(one)], other ? boards().scenes(other.mix)[boards().picture] : null];
     const names = t("A: try {first}, B: try {second}.", { first: one.id, second: other ? other.id : "…" });
     if (!scenes[0] || !scenes[1]) return names;
     const apart = scenes[0].seed !== scenes[1].seed || scenes[0].prompt !== scenes[1].prompt;
@@ -234,10 +256,14 @@
 
   function drawThumbs(box, it, count, scenes) {
     show(box.thumbs, count > 1);
+    show(box.scene, count > 1);
     if (count < 2) return;
-    const each = scenes(it.mix);
-    fill(box.thumbs, JSON.stringify([it.id, it.thumbs, it.pictures, count]), () => Array.from({ length: count }, (_, n) => make("button", { type: "button", title: each[n] ? t("Seed {seed}: {prompt}", each[n]) : null, "aria-label": t("Picture {number}", { number: n + 1 }), onclick: () => { boards().picture = n; blocks.redraw(); } },
-      boards().thumbOf(it, n) ? make("img", { src: boards().thumbOf(it, n), alt: "" }) : "…")));
+    const each = scenes(it.mix), { seeds } = it.mix.shot;
+    box.thumbs.style.setProperty("--row", seeds.length > 1 ? seeds.length : count);
+    say(box.scene, each[boards().picture] ? t("Seed {seed}: {prompt}", each[boards().picture]) : "");
+    mark(box.scene, "title", box.scene.textContent);
+    fill(box.thumbs, JSON.stringify([it.id, it.thumbs, it.drafts, count]), () => Array.from({ length: count }, (_, n) => make("button", { type: "button", title: each[n] ? t("Seed {seed}: {prompt}", each[n]) : null, "aria-label": t("Picture {number}", { number: n + 1 }), onclick: () => { boards().picture = n; blocks.redraw(); } },
+      boards().thumbOf(it, n) || boards().pictureOf(it, n) ? make("img", { src: boards().thumbOf(it, n) || boards().pictureOf(it, n), alt: "" }) : "…")));
     [...box.thumbs.children].forEach((one, n) => mark(one, "aria-pressed", n === boards().picture));
   }
 

@@ -42,13 +42,13 @@
       if (it && event.shiftKey) { boards().pinned = one.id; blocks.redraw(); } else if (it) boards().go(it);
     } }, image, make("span", {}), make("small", {}));
     box.update = (it, { column, lane }) => {
-      const url = boards().thumbOf(it, boards().picture) || boards().thumbOf(it);
+      const url = boards().thumbOf(it, Math.max(0, boards().placeOf(it))) || boards().thumbOf(it), count = (it.pictures || []).length;
       if (url) mark(image, "src", url);
       box.style.left = `${column * WIDE}px`;
       box.style.top = `${lane * HIGH}px`;
-      say(box.children[1], `${it.id}${it.star ? " ★" : ""}`);
+      say(box.children[1], [it.id, it.star ? "★" : "", count > 1 ? `×${count}` : ""].filter(Boolean).join(" "));
       say(box.children[2], it.note || brief(it) || (it.parent ? "" : t("start")));
-      mark(box, "title", [t("Try {number}", { number: it.id }), inWords(it.label), it.note].filter(Boolean).join("\n"));
+      mark(box, "title", [t("Try {number}", { number: it.id }), inWords(it.label), count > 1 ? t("{count} pictures", { count }) : "", it.note].filter(Boolean).join("\n"));
       mark(box, "aria-current", it.id === boards().at);
       mark(box, "data-pinned", it.id === boards().pinned);
       mark(box, "data-star", Boolean(it.star));
@@ -110,7 +110,8 @@
     }
     if (at !== last && one) {
       last = at;
-      const { column } = placed.get(at) || { column: 0 }, { scroll } = box;
+      const { column, lane } = placed.get(at) || { column: 0, lane: 0 }, { scroll } = box;
+      if ((lane + 1) * HIGH > scroll.scrollTop + scroll.clientHeight || lane * HIGH < scroll.scrollTop) scroll.scrollTop = (lane + 1) * HIGH - scroll.clientHeight;
       if ((column + 1) * WIDE > scroll.scrollLeft + scroll.clientWidth || column * WIDE < scroll.scrollLeft) scroll.scrollLeft = (column + 1) * WIDE - scroll.clientWidth / 2;
     }
   }
@@ -118,7 +119,7 @@
   function drawLines(lines, tries, placed, count) {
     const paths = tries.map((one) => placed.get(one.id)).filter(({ from }) => from).map(({ column, lane, from }) => {
       const [x, y] = [column * WIDE + 2, lane * HIGH + MIDDLE], [left, top] = [from.column * WIDE + WIDE - 10, from.lane * HIGH + MIDDLE];
-      return from.lane === lane ? `M${left} ${top}H${x}` : `M${left - 40} ${top + MIDDLE}V${y - 8}q0 8 8 8H${x}`;
+      return from.lane === lane ? `M${left} ${top}H${x}` : `M${left} ${top}h5V${y - 5}q0 5 5 5H${x}`; // down between two cards
     });
     mark(lines, "width", tries.length * WIDE);
     mark(lines, "height", Math.max(1, count) * HIGH);

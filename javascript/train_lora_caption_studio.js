@@ -13,7 +13,8 @@
   let page = null, tags = null, findings = null, history = null, preview = null; // what the server said last
   let failed = [], tool = "", offset = 0, asked = 0, loaded = "", told = null, allTags = false, busy = false;
   const selected = new Set(), drafts = new Map(); // by a picture's name
-  let part = null;
+  const waiting = new Map(); // drafts of other sets
+  let part = null, filled = null;
 
   // The form's fields
 
@@ -43,7 +44,7 @@
   const asItIs = (text, more = {}) => make("span", { "data-as-it-is": true, ...more }, text);
   const pictures = (number) => (number === 1 ? t("1 picture") : t("{count} pictures", { count: count(number) }));
   const captions = (number) => (number === 1 ? t("1 caption") : t("{count} captions", { count: count(number) }));
-  const thumbnail = (id, side) => `${lora.API}caption-studio/pictures/${id}.jpg?${new URLSearchParams({ ...set(), side })}`;
+  const thumbnail = (id, side) => `${lora.API}caption-studio/pictures/${id}.jpg?${new URLSearchParams({ ...set(), side, blank: 1 })}`;
 
   function choice(options, first, label, changed) {
     return make("select", { "aria-label": label, onchange: (event) => changed && changed(event.target.value) },
@@ -369,6 +370,14 @@
     drawFindings();
   }
 
+  // As many tags as the trigger has stay in front when tags are shuffled; how many that are.
+  function keepFirst(trigger) {
+    const number = trigger.split(",").filter((one) => one.trim()).length;
+    setField("train_lora_keep_tokens", String(number));
+    if (lora.fields) lora.fields.sync();
+    return number;
+  }
+
   // The trigger word first everywhere, and kept there when tags are shuffled.
   function putTrigger() {
     const trigger = studio.trigger();
@@ -377,12 +386,7 @@
       input("train_lora_caption_trigger")?.focus();
       return;
     }
-    const number = trigger.split(",").filter((one) => one.trim()).length;
-    const keep = () => {
-      setField("train_lora_keep_tokens", String(number));
-      if (lora.fields) lora.fields.sync();
-    };
-    look([{ edit: "add", tags: trigger, place: "first" }, { edit: "reorder", first: trigger }], { filter: { ...EMPTY, names: undefined, folder: filter.folder }, then: keep });
+    look([{ edit: "add", tags: trigger, place: "first" }, { edit: "reorder", first: trigger }], { filter: { ...EMPTY, names: undefined, folder: filter.folder }, then: () => keepFirst(trigger) });
   }
 
   // Forms of the tools: each gives its edits
@@ -748,17 +752,26 @@
     if (part !== before && before) find("train_lora_trigger_place")?.replaceChildren();
     drawTrigger();
     const visible = element.getClientRects().length > 0;
-    if (part !== before && loaded && visible) drawAll();
+    if (part !== filled && loaded && visible) {
+      filled = part; // also one that was built out of sight
+      drawAll();
+    }
     if (visible && loaded !== JSON.stringify(set())) fresh();
   }
 
-  // Another folder: nothing of the one before holds.
+  // Another folder: nothing of the one before holds. What was typed there and not written yet waits until it is shown again.
   function fresh() {
+    const typed = [...drafts].filter(([, draft]) => draft.text !== draft.before), former = loaded && JSON.parse(loaded).folder;
+    if (typed.length) waiting.set(loaded, new Map(typed));
     [filter, why, offset, page, tags, findings, history, preview, told] = [{ ...EMPTY }, "", 0, null, null, null, null, null, null];
     selected.clear();
     drafts.clear();
     clearSearch();
+    const now = JSON.stringify(set());
+    for (const [name, draft] of waiting.get(now) || []) drafts.set(name, draft);
+    waiting.delete(now);
     load(true);
+    if (typed.length) tell("warning", [typed.length === 1 ? t("1 caption of {folder} isn't written yet. It is here again when you come back to that folder.", { folder: former }) : t("{count} captions of {folder} aren't written yet. They are here again when you come back to that folder.", { count: count(typed.length), folder: former })]);
   }
 
   let wait = 0;
@@ -768,9 +781,9 @@
     wait = setTimeout(() => lora.status() && find("train_lora_caption_studio") && draw(lora.status(), find("train_lora_caption_studio")), 500);
   }, true);
   window.addEventListener("beforeunload", (event) => {
-    if ([...drafts.values()].some((one) => one.text !== one.before)) event.preventDefault();
+    if (waiting.size || [...drafts.values()].some((one) => one.text !== one.before)) event.preventDefault();
   });
 
-  Object.assign(studio, { again: () => part && page && again(), takeBack: (entry) => part && page && takeBack(entry), key });
+  Object.assign(studio, { again: () => part && page && again(), takeBack: (entry) => part && page && takeBack(entry), keepFirst, key });
   lora.register("caption-studio", { id: "train_lora_caption_studio", draw });
 })();

@@ -17,6 +17,7 @@
         make("span", { class: "train-lora-buttons" }, put("stop", button(t("Stop"), () => send(part, `tasks/${part.task.id}/stop`))))),
       put("bar", make("div", { class: "train-lora-bar", role: "progressbar", "aria-valuemin": "0" }, make("i"))),
       put("stage", make("p", { class: "train-lora-stage" })),
+      put("keep", make("p", { class: "train-lora-hint", hidden: true })),
       put("error", make("div", { class: "train-lora-box", "data-kind": "error", role: "alert", hidden: true })),
       put("warnings", make("div", { class: "train-lora-box", "data-kind": "warning", hidden: true })),
       put("undo", button(t("Put the former captions back"), () => undo(part)))));
@@ -30,7 +31,11 @@
     if (!task) return;
     const part = lora.once(element, build);
     const running = task.state === "running";
-    if (seen === `${task.id} running` && !running) readAgain();
+    if (seen === `${task.id} running` && !running) {
+      const { trigger = "", kept = 0 } = task.result || {};
+      part.first = trigger && !kept ? lora.captionStudio.keepFirst(trigger) : 0; // all captions begin with it
+      readAgain();
+    }
     seen = `${task.id} ${task.state}`;
     part.task = task;
     say(part.title, t(TITLES[task.state]));
@@ -43,6 +48,8 @@
     say(part.stage, made
       ? t("{written} written, {kept} kept, {same} the same as before", { written: count(made.written), kept: count(made.kept), same: count(made.same) })
       : t("{done} of {total} pictures", { done: count(task.done), total: count(task.total) }));
+    show(part.keep, !running && part.first > 0);
+    say(part.keep, part.first ? t("Keep tokens is {number} now, so that the trigger word stays in front.", { number: part.first }) : "");
     list(part.error, task.error ? [task.error] : []);
     list(part.warnings, task.warnings || []);
     show(part.undo, Boolean(made && made.entry) && part.undone !== task.id);

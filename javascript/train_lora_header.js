@@ -7,8 +7,9 @@
   lora.header = true;
 
   function checkpoint(status, element) {
-    const { checkpoint: name, vae, clip_skip: skip } = status.host;
-    fill(element, JSON.stringify([name, vae, skip]), () => {
+    const { checkpoint: name, checkpoints: any, vae, clip_skip: skip } = status.host;
+    fill(element, JSON.stringify([name, any, vae, skip]), () => {
+      if (!any) return [make("span", {}, t("There is no checkpoint here yet. Put one into the WebUI's folder of checkpoints (usually models/Stable-diffusion), then press the button beside the list at the top of the page."))];
       if (!name) return [make("span", {}, t("No checkpoint is chosen. Choose one at the top of the page."))];
       const [before, after] = t("Trains on and draws with {checkpoint}, the checkpoint that is chosen at the top of the page.").split("{checkpoint}");
       const facts = [vae && t("VAE: {name}", { name: vae }), skip && t("CLIP skip: {number}", { number: skip })].filter(Boolean);

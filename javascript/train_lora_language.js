@@ -147,9 +147,42 @@
   const texts = new WeakMap(), hints = new WeakMap(); // node → {english, shown}; element → {attribute: …}
   let chosen = "en", there = null, back = null, watched = null;
 
+  // The WebUI's own localization translates whatever is the same as one of its words, also here: one word of a line of
+  // buttons, a user's tag. What it did is taken back, unless it is in a language that we haven't got: that is all there is.
+  const localized = () => {
+    for (const any in window.localization || {}) return Boolean(any);
+    return false;
+  };
+  const ours = () => chosen !== "en" || remembered() === "en";
+  let words = null; // its translation → our English
+
+  function unlocalized(now) {
+    if (!localized() || !ours() || !there) return now;
+    if (!words) {
+      words = new Map();
+      for (const [english, translation] of Object.entries(window.localization)) {
+        if (!words.has(translation) || there.exact.has(english)) words.set(translation, english);
+      }
+    }
+    const english = words.get(now.trim());
+    return english === undefined ? now : now.replace(now.trim(), () => english);
+  }
+
+  // Whether the WebUI has just made `now` out of `before`.
+  const localizedIt = (before, now) => Boolean(before) && localized() && before.trim() !== now && window.localization[before.trim()] === now;
+
+  function takeBack(change) {
+    const { target, oldValue: before, attributeName: name } = change;
+    const now = name ? target.getAttribute(name) : target.data;
+    const at = name ? target : target.parentElement;
+    if (!at || !localizedIt(before, now) || !(ours() || at.closest(AS_IT_IS))) return;
+    if (name) target.setAttribute(name, before);
+    else target.data = before;
+  }
+
   // What a place has to show instead of `now`, with what is known of it; null: nothing else.
   function instead(now, known, returning) {
-    const english = known && known.shown === now ? known.english : now;
+    const english = known && known.shown === now ? known.english : unlocalized(now);
     if (chosen === "en") {
       const original = english !== now ? english : returning && back && isChinese(now) ? back.translate(now) : null;
       return original === null || original === now ? null : { english: original, shown: original };
@@ -206,8 +239,8 @@
   }
 
   const observer = new MutationObserver((changes) => {
-    if (chosen === "en") return;
-    for (const change of changes) {
+    for (const change of changes) if (change.type !== "childList") takeBack(change);
+    for (const change of chosen === "en" && !(localized() && ours()) ? [] : changes) {
       if (change.type === "childList") for (const node of change.addedNodes) showAll(node);
       else if (change.type === "characterData") showAll(change.target);
       else if (!change.target.parentElement.closest(AS_IT_IS)) showHints(change.target);
@@ -219,17 +252,17 @@
     const root = lora.find("train_lora");
     if (!root || root === watched) return;
     observer.disconnect();
-    observer.observe(root, { subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: HINTS });
+    observer.observe(root, { subtree: true, childList: true, characterData: true, characterDataOldValue: true, attributes: true, attributeOldValue: true, attributeFilter: HINTS });
     watched = root;
     root.setAttribute("lang", chosen);
-    if (chosen !== "en") showAll(root);
+    if (chosen !== "en" || (there && localized())) showAll(root);
   }
 
   // Which language
 
   async function use(language) {
-    if (language !== "en" && !there) {
-      const { texts: whole, patterns } = await lora.get(`language/${language}`);
+    if ((language !== "en" || localized()) && !there) {
+      const { texts: whole, patterns } = await lora.get(`language/${language === "en" ? "zh-CN" : language}`); // for the way back into English, too
       const pairs = [...Object.entries(whole), ...Object.entries(patterns)];
       there = new Dictionary(pairs);
       back = new Dictionary(pairs.map(([english, translation]) => [translation, english]));
@@ -278,7 +311,7 @@
     if (decided) return;
     decided = Boolean(status);
     const language = remembered() || wished(status) || "en";
-    if (language !== chosen) use(language).catch(() => { decided = false; });
+    if (language !== chosen || (localized() && !there)) use(language).catch(() => { decided = false; });
   }
 
   // The switch in the head of the tab

@@ -46,7 +46,7 @@
     for (const [name, value] of Object.entries(answer.fields)) field(name, value);
     if (answer.added) {
       await refresh();
-      state.said = [t("{count} pictures had no mask; they got white ones, which train all of the picture.", { count: count(answer.added) })];
+      state.said = [answer.added === 1 ? t("1 picture had no mask; it got a white one, which trains all of it.") : t("{count} pictures had no mask; they got white ones, which train all of the picture.", { count: count(answer.added) })];
     }
     draw();
   }
@@ -259,16 +259,17 @@
   }
 
   const KINDS = ["scan", "cut", "masks"];
-  let seen = "";
+  const seen = new Map(); // what became of each task, by its id
 
   function drawTask(status, part) {
-    const task = (status.tasks || []).find((one) => KINDS.includes(one.kind));
+    const tasks = (status.tasks || []).filter((one) => KINDS.includes(one.kind));
+    for (const one of [...tasks].reverse()) {
+      const before = seen.get(one.id) || (one.id === state.task ? "running" : ""); // it may end before anyone looked
+      seen.set(one.id, one.state);
+      if (state.told && before === "running" && one.state !== "running") ended(one);
+    }
+    const task = tasks.find((one) => one.state === "running") || tasks[0];
     const running = Boolean(task && task.state === "running");
-    const now = task ? `${task.id} ${task.state}` : "";
-    const before = seen;
-    if (now) seen = now;
-    const quick = task && task.id === state.task && !before.startsWith(`${task.id} `); // it ended before anyone looked
-    if (task && !running && state.told && (quick || before === `${task.id} running`)) ended(task);
     state.busy = running;
     show(part.task, Boolean(task) && (running || (task.kind === "scan" && task.id === state.task)));
     if (!task) return;
@@ -279,7 +280,7 @@
     part.bar.firstChild.style.width = task.total ? `${(100 * task.done) / task.total}%` : "0";
     const values = { done: count(task.done), total: count(task.total), seconds: task.seconds };
     const words = {
-      scan: running ? t("Looking at the pictures: {done} of {total}", values) : t("Looked at {total} pictures in {seconds} s", values),
+      scan: running ? t("Looking at the pictures: {done} of {total}", values) : task.total === 1 ? t("Looked at 1 picture in {seconds} s", values) : t("Looked at {total} pictures in {seconds} s", values),
       cut: t("Cutting the pictures"),
       masks: t("Masks: {done} of {total}", values),
     };
@@ -615,7 +616,7 @@
 
   const LETTERS = { broken: "!", twice: "=", alike: "≈", tiny: "▫", huge: "▣", blurred: "~" };
 
-  const thumbnail = (data, side) => `${lora.API}${at(`/thumbnails/${data.id}/${side}.jpg?v=${data.version}`)}`;
+  const thumbnail = (data, side) => `${lora.API}${at(`/thumbnails/${data.id}/${side}.jpg?v=${data.version}&blank=1`)}`;
 
   // Choosing
 
@@ -646,14 +647,14 @@
 
   function drawChosen(part) {
     const number = state.selected.size;
-    const key = JSON.stringify([number, state.total, state.busy, state.told.removers, t("Choose all")]);
+    const key = JSON.stringify([number, state.total, state.busy, state.told.no_remover, t("Choose all")]);
     fill(part.chosen, key, () => [
-      make("span", { class: "train-lora-chosen" }, number ? t("{number} of {total} chosen", { number: count(number), total: count(state.total) }) : t("{total} pictures", { total: count(state.total) })),
+      make("span", { class: "train-lora-chosen" }, number ? t("{number} of {total} chosen", { number: count(number), total: count(state.total) }) : state.total === 1 ? t("1 picture") : t("{total} pictures", { total: count(state.total) })),
       number < state.total ? button(t("Choose all"), chooseAll) : null,
       number ? button(t("Choose none"), () => { state.selected.clear(); draw(); }) : null,
       number ? button(t("Cut …"), () => lora.pictures.cutMany([...state.selected]), { class: "train-lora-button train-lora-primary", disabled: state.busy }) : null,
       number ? button(t("Mask from transparency"), () => masks("alpha"), { disabled: state.busy }) : null,
-      number && state.told.removers.length ? button(t("Mask of what is in front"), () => masks("background"), { disabled: state.busy, title: t("By rembg, which this program has") }) : null,
+      number ? button(t("Mask of what is in front"), () => masks("background"), { disabled: state.busy || Boolean(state.told.no_remover), title: state.told.no_remover || t("By rembg, which this program has") }) : null,
       number ? button(t("Take masks away"), unmask, { disabled: state.busy }) : null,
       number ? null : make("small", { class: "train-lora-hint" }, t("Click a picture to cut it or draw its mask; tick pictures to do the same to many.")),
     ]);
@@ -687,7 +688,7 @@
     const changes = state.told.changes || [];
     show(part.changes, changes.length > 0);
     fill(part.changes.lastChild, JSON.stringify([changes, t("Undo")]), () => changes.map((one) => make("li", { "data-undone": String(one.undone) },
-      make("span", { class: "train-lora-words" }, message(one.title), " ", make("small", {}, one.files === 1 ? t("1 file, {when}", { when: when(one) }) : t("{files} files, {when}", { files: count(one.files), when: when(one) }))),
+      make("span", { class: "train-lora-words" }, message(one.title), " ", make("small", {}, one.files === 1 ? t("1 file, {when}", { when: when(one) }) : t("{files} files, {when}", { files: count(one.files), when: when(one) }), one.whole || one.undone ? null : [" · ", t("it did not come to its end")])),
       one.undone ? make("small", {}, t("undone")) : button(t("Undo"), () => undo(one.id)))));
   }
 
@@ -697,7 +698,8 @@
     const answer = await send(at("/undo"), { change: id });
     if (!answer) return;
     await changed(answer.project);
-    const stays = answer.changed.length ? [t("{count} files were edited meanwhile and stay as they are.", { count: count(answer.changed.length) })] : [];
+    const edited = answer.changed.length;
+    const stays = !edited ? [] : [edited === 1 ? t("1 file was edited meanwhile and stays as it is.") : t("{count} files were edited meanwhile and stay as they are.", { count: count(edited) })];
     const masks = answer.unmasked ? [t("Some pictures have no mask any more, so the training goes without masks.")] : [];
     const restored = answer.restored === 1 ? t("1 file is as it was.") : t("{count} files are as they were.", { count: count(answer.restored) });
     told([restored, ...stays, ...masks]);

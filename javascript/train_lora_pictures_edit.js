@@ -110,7 +110,7 @@
 
   // What becomes of the pixels: size, upscaler, transparency
   function options(again) {
-    const { upscalers = [], removers = [] } = state.told;
+    const { upscalers = [] } = state.told;
     const place = make("div", { class: "train-lora-options" });
     const draw = () => {
       place.replaceChildren(
@@ -118,11 +118,18 @@
         ...(chosen.side && upscalers.length > 1 ? [picked(t("Smaller ones are enlarged by"), upscalers.map((name) => [name === "Lanczos" ? "" : name, name]), chosen.upscaler, (name) => { chosen.upscaler = name; again(); })] : []),
         choice(t("Transparency"), [["flat", t("On a colour")], ["mask", t("As a mask"), t("On a colour, and what is opaque becomes the mask of the training")], ["keep", t("Keep it")]], chosen.alpha, (alpha) => { chosen.alpha = alpha; draw(); again(); }),
         ...(chosen.alpha === "keep" ? [] : [make("label", { class: "train-lora-labelled" }, make("span", {}, t("Colour")), colour(again))]),
-        ...(removers.length ? [make("label", { class: "train-lora-check" }, checkbox(chosen.cutout, (on) => { chosen.cutout = on; again(); }), make("span", {}, t("Take the background away")))] : []),
+        cutout(again),
         make("label", { class: "train-lora-check" }, checkbox(chosen.captions, (on) => { chosen.captions = on; }), make("span", {}, t("Copy the captions"))));
     };
     draw();
     return place;
+  }
+
+  // Background removal, or why it is off
+  function cutout(again) {
+    const box = checkbox(chosen.cutout && !state.told.no_remover, (on) => { chosen.cutout = on; again(); });
+    box.disabled = Boolean(state.told.no_remover);
+    return make("label", { class: "train-lora-check", title: state.told.no_remover || "" }, box, make("span", {}, t("Take the background away")));
   }
 
   function colour(again) {
@@ -132,10 +139,17 @@
   }
 
   const wanted = () => ({
-    side: chosen.side || null, upscaler: chosen.side ? chosen.upscaler : "", alpha: chosen.alpha, background: chosen.background, captions: chosen.captions, cutout: chosen.cutout,
+    side: chosen.side || null, upscaler: chosen.side ? chosen.upscaler : "", alpha: chosen.alpha, background: chosen.background, captions: chosen.captions, cutout: chosen.cutout && !state.told.no_remover,
   });
 
-  const noFaces = () => t("There is no face detector here. Draw the boxes by hand, or install opencv-python.");
+  // Which detector looks for faces: a choice where there are several, else its name
+  const detectors = () => state.told.detectors || [];
+  const detector = () => detectors().find((one) => one.name === chosen.detector) || detectors()[0] || { name: "", title: "" };
+  const faceFinder = (again = () => {}) => (detectors().length > 1
+    ? picked(t("Faces found by"), detectors().map((one) => [one.name, one.title]), detector().name, (one) => { chosen.detector = one; again(); })
+    : make("p", { class: "train-lora-hint" }, t("Faces found by: {detector}", { detector: detector().title })));
+  const finds = (way) => `${t(WAYS[way][1])}. ${t("Faces found by: {detector}", { detector: detector().title })}`;
+  const faced = (way) => ["head", "parts"].includes(way);
 
   // Choosing a folder of the server's: to open it, to use its pictures, or to make a project in it
 
@@ -194,20 +208,18 @@
 
   function cutMany(ids) {
     const first = [...state.rows.values()].flat().find((one) => ids.includes(one.id));
-    const faces = (state.told.detectors || []).length > 0;
     let folder = proposed(first);
     const ways = make("div", { class: "train-lora-options" });
     const act = button(t("Make the pictures"), start, { class: "train-lora-button train-lora-primary" });
     const draw = () => {
-      const name = !faces && ["head", "parts"].includes(chosen.way) ? (chosen.way = "focal") : chosen.way;
+      const name = chosen.way;
       ways.replaceChildren(
-        choice(t("Which part"), Object.entries(WAYS).map(([way, [words, hint]]) => [way, t(words), !faces && ["head", "parts"].includes(way) ? noFaces() : t(hint), !faces && ["head", "parts"].includes(way)]), name, (way) => { chosen.way = way; draw(); }),
+        choice(t("Which part"), Object.entries(WAYS).map(([way, [words, hint]]) => [way, t(words), t(hint)]), name, (way) => { chosen.way = way; draw(); }),
         make("p", { class: "train-lora-hint" }, t(WAYS[name][1])),
         ...(["focal", "centre", "split"].includes(name) ? [choice(t("Shape"), SHAPES.map((one) => [one, one]), SHAPES.includes(chosen.shape) ? chosen.shape : "1:1", (one) => { chosen.shape = one; })] : []),
         ...(name === "head" ? [number(t("Shoulder, in heights of the face"), chosen.shoulder, 0, 3, 0.1, (value) => { chosen.shoulder = value; }),
           make("label", { class: "train-lora-check" }, checkbox(chosen.every, (on) => { chosen.every = on; }), make("span", {}, t("Every face, not only the largest")))] : []),
-        ...(["head", "parts"].includes(name) && state.told.detectors.length > 1 ? [picked(t("Faces found by"), state.told.detectors.map((one) => [one.name, one.title]), chosen.detector || state.told.detectors[0].name, (one) => { chosen.detector = one; })] : []),
-        ...(faces ? [] : [make("p", { class: "train-lora-hint" }, noFaces())]),
+        ...(faced(name) ? [faceFinder()] : []),
         make("label", { class: "train-lora-labelled" }, make("span", {}, name === "parts" ? t("Into folders that begin with") : t("Into the folder")), into(folder, (value) => { folder = value; })));
     };
     draw();
@@ -215,7 +227,7 @@
       make("div", { class: "train-lora-foot" }, make("small", { class: "train-lora-hint" }, t("The originals stay as they are. What is made can be undone.")), act));
 
     async function start() {
-      const way = { name: chosen.way, shape: chosen.shape, shoulder: chosen.shoulder, every: chosen.every, detector: ["head", "parts"].includes(chosen.way) ? chosen.detector : "" };
+      const way = { name: chosen.way, shape: chosen.shape, shoulder: chosen.shoulder, every: chosen.every, detector: faced(chosen.way) ? detector().name : "" };
       act.disabled = true;
       const answer = await ask(wrong, at("/cut"), { pictures: ids, way, into: folder, options: wanted() });
       act.disabled = false;
@@ -417,7 +429,7 @@
     });
 
     async function propose(name) {
-      const way = { name, shape: aspect() ? chosen.shape : "1:1", shoulder: chosen.shoulder, every: name === "head" && chosen.every };
+      const way = { name, shape: aspect() ? chosen.shape : "1:1", shoulder: chosen.shoulder, every: name === "head" && chosen.every, detector: faced(name) ? detector().name : "" };
       const found = await ask(wrong, at("/boxes"), { picture: row.id, way });
       if (!found) return;
       if (found.problems.length) complain(wrong, found.problems);
@@ -444,7 +456,6 @@
     }
 
     function cutting() {
-      const faces = (state.told.detectors || []).length > 0;
       stale();
       return [
         choice(t("Shape"), [["", t("Free")], ...SHAPES.map((one) => [one, one])], aspect() ? chosen.shape : "", (shape) => {
@@ -455,11 +466,12 @@
           place();
         }),
         make("div", { class: "train-lora-buttons" },
-          button(t("Head"), () => propose("head"), { disabled: !faces, title: faces ? t(WAYS.head[1]) : noFaces() }),
+          button(t("Head"), () => propose("head"), { title: finds("head") }),
           button(t("Where most is to be seen"), () => propose("focal"), { title: t(WAYS.focal[1]) }),
-          button(t("Parts of a person"), () => propose("parts"), { disabled: !faces, title: faces ? t(WAYS.parts[1]) : noFaces() }),
+          button(t("Parts of a person"), () => propose("parts"), { title: finds("parts") }),
           button(t("Split"), () => propose("split"), { title: t(WAYS.split[1]) }),
           button(t("One more part"), () => addBox(smaller(largest())))),
+        faceFinder(() => drawSide()),
         make("div", { class: "train-lora-boxlist" }, ...own.boxes.map(boxRow)),
         options(stale),
         preview,
@@ -502,7 +514,8 @@
       };
       const enlarged = found.factor > 1 ? t("{width} × {height}, enlarged {factor} times", { ...found, factor: Math.round(found.factor * 100) / 100 }) : t("{width} × {height}", found);
       preview.replaceChildren(make("button", { type: "button", title: t("Show them large"), onclick: large }, make("div", {}, ...all.map(figure))), make("p", { class: "train-lora-hint" }, enlarged));
-      preview.scrollIntoView({ block: "nearest" });
+      await Promise.all([...preview.querySelectorAll("img")].map((image) => image.decode().catch(() => null)));
+      preview.scrollIntoView({ block: "nearest" }); // how high they are is known now
     }
 
     async function cut() {
@@ -528,7 +541,7 @@
           button(t("Learn all"), () => flood(255)), button(t("Leave all out"), () => flood(0)), button(t("Invert"), invert), button(t("One stroke back"), back)),
         make("div", { class: "train-lora-buttons" },
           button(t("From transparency"), () => made("alpha")),
-          (state.told.removers || []).length ? button(t("What is in front"), () => made("background"), { title: t("By rembg, which this program has") }) : null),
+          button(t("What is in front"), () => made("background"), { disabled: Boolean(state.told.no_remover), title: state.told.no_remover || t("By rembg, which this program has") })),
         make("p", { class: "train-lora-hint train-lora-edit-said" }, t("What is veiled in red isn't learnt. Masks count once “Train with the masks” is ticked.")),
         make("div", { class: "train-lora-foot" }, row.masked ? button(t("Take the mask away"), unmask) : null, button(t("Save the mask"), save, { class: "train-lora-button train-lora-primary" })),
       ];

@@ -66,18 +66,21 @@
     };
   }
 
-  // Start a task, after what is under way: there is one at a time. Problems are the caller's.
+  // Start a task, after what is in its way. Problems are the caller's.
   async function start(path, body, told) {
     for (;;) {
-      const running = ((await lora.get("status")).tasks || []).find((task) => task.state === "running");
-      if (!running) break;
-      tell(told, [t("Waiting until this is done: {what}", { what: message(running.text) })], "note");
-      await new Promise((resolve) => setTimeout(resolve, 800));
+      try {
+        const answer = await lora.post(path, body);
+        tell(told, []);
+        lora.look();
+        return answer;
+      } catch (error) {
+        const busy = error.status === 422 && Array.isArray(error.detail) && error.detail.find((one) => one.where === "under way");
+        if (!busy) throw error;
+        tell(told, [t("Waiting until this is done: {what}", { what: message(busy.what) })], "note");
+        await new Promise((resolve) => setTimeout(resolve, 800));
+      }
     }
-    tell(told, []);
-    const answer = await lora.post(path, body);
-    lora.look();
-    return answer;
   }
 
   // The form
@@ -113,6 +116,7 @@
     }
     if (!making) {
       const what = await lora.post("pictures/understand", { folder: wanted });
+      if (what.project && lora.pictures?.open) throw { status: 422, closed: what.project, detail: [...what.said.map((line) => ({ what: line })), { what: t("A plan needs its project to be open") }] };
       if (!what.project) throw { status: 422, makeable: what.kind !== "parent", detail: [...what.said.map((line) => ({ what: line })), { what: t("A plan needs a project, which holds the folders that are made; your pictures stay where they are") }] };
     }
     const told = await lora.post(making ? "pictures/make" : "pictures/open", { folder: wanted });
@@ -138,18 +142,24 @@
     } catch (error) {
       if (opening !== asked) return;
       project = null;
-      missing(lora.problems(error).join(" "), Boolean(error.makeable));
+      missing(lora.problems(error).join(" "), Boolean(error.makeable), error.closed);
     }
   }
 
-  // There is no project: what is missing, and the button that makes one of the folder.
-  function missing(text, makeable) {
+  // There is no open project: what is missing, and the button that makes one of the folder or opens the one that is closed.
+  function missing(text, makeable, closed = null) {
     const kind = kinds.get(shown);
     show(part.body, Boolean(kind.alone));
     if (kind.alone) kind.draw(null, true);
     show(part.none, true);
     say(part.none.firstChild, text);
-    show(part.none.lastChild, makeable);
+    show(part.none.children[1], makeable);
+    const opening = part.none.lastChild;
+    show(opening, Boolean(closed));
+    if (closed) {
+      say(opening, t("Open the project {name}", { name: closed.name }));
+      opening.onclick = () => lora.pictures.open(closed.folder);
+    }
   }
 
   // Folders were written or taken back: the step's other views show them anew.
@@ -176,7 +186,7 @@
         }))),
       put("hint", make("p", { class: "train-lora-hint" })),
       put("none", make("div", { class: "train-lora-box", "data-kind": "note", hidden: true }, make("p", {}),
-        button(t("Make a project of this folder"), () => refresh(true)))),
+        button(t("Make a project of this folder"), () => refresh(true)), button("", null, { hidden: true }))),
       put("problem", box()),
       put("body", own("div", "body", { hidden: true }, ...order.map((name) => {
         const pane = own("div", "pane", { hidden: true, "data-plan": name });

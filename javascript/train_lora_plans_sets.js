@@ -71,7 +71,7 @@
     try {
       base = await lora.get("sets/base-style");
       known = found ? await lora.get(`sets/${found.id}/made`) : null;
-      tell(part.problem, known && !known.can ? [known.checkpoint ? t("This WebUI can't draw single pictures for us.") : t("No checkpoint is chosen; choose one at the top.")] : []);
+      tell(part.problem, !base.can ? [base.name ? t("This WebUI can't draw single pictures for us.") : t("No checkpoint is chosen; choose one at the top.")] : []);
     } catch (error) {
       tell(part.problem, lora.problems(error));
       return;
@@ -131,7 +131,7 @@
     try {
       const page = await lora.get(`pictures/${of}/page?limit=500&search=${encodeURIComponent(`${one.id}_`)}`);
       const latest = page.pictures.filter((picture) => one.folders.some((folder) => folder.endsWith(picture.concept))).slice(-14).reverse();
-      lora.list(element, latest, (picture) => picture.id, (picture) => make("img", { src: `${lora.API}pictures/${of}/thumbnails/${picture.id}/128.jpg`, alt: picture.name, title: picture.name, loading: "lazy" }));
+      lora.list(element, latest, (picture) => picture.id, (picture) => make("img", { src: `${lora.API}pictures/${of}/thumbnails/${picture.id}/128.jpg?blank=1`, alt: picture.name, title: picture.name, loading: "lazy" }));
     } catch { /* no pictures to show then */ }
   }
 

@@ -6,11 +6,12 @@
   const { t, message, make, say, show, mark, count } = lora;
   const { own, button, link, asItIs, field, number, tick, choice, tell, box, progress } = plans;
   plans.style = true;
-  const FIRST = 60; // pictures of a class that are shown at once
+  const [BLOCK, KEPT, GAP, AHEAD] = [100, 30, 5, 2]; // pictures of a request; requests kept of a class; pixels; rows
   const SUMS = [0, 2500];
-  let part = null, project = null, now = null, pictures = new Map(), order = [], lanes = new Map(), cards = new Map();
+  let part = null, project = null, now = null, painting = 0, pending = 0, sent = 0;
   let anchor = "", dragged = null, sending = Promise.resolve(), written = null;
-  const selected = new Set(), past = [], open = new Map();
+  const pictures = new Map(), lanes = new Map(), cards = new Map(); // by id; by class: {total, ids with holes, blocks, turn}; shown
+  const selected = new Set(), past = [], changed = new Set();
 
   const NAMES = { main: /* t */ "Main visual", face: /* t */ "Face close-up", full: /* t */ "Full body", discard: /* t */ "Left out", "": /* t */ "Not sorted", variants: /* t */ "Variants" };
   const title = (name) => (name in NAMES ? t(NAMES[name]) : name);
@@ -32,7 +33,7 @@
     return told.why in words ? t(words[told.why], values) : "";
   }
 
-  const thumbnail = (id, side) => `${lora.API}pictures/${project.id}/thumbnails/${id}/${side}.jpg`;
+  const thumbnail = (id, side) => `${lora.API}pictures/${project.id}/thumbnails/${id}/${side}.jpg?blank=1`;
 
   // The panel
 
@@ -53,6 +54,7 @@
           own("div", "row", {}, put("new", make("input", { type: "text", maxlength: 40, placeholder: t("Another class, such as backs"), "aria-label": t("Another class"), onkeydown: (event) => { if (event.key === "Enter") addClass(); } })), button(t("Add class"), addClass))),
         put("side", own("aside", "side", { "aria-label": t("The plan") }, ...side(put)))));
     pane.addEventListener("keydown", keys);
+    new ResizeObserver(scrolled).observe(made.lanes);
     part = made;
     return made;
   }
@@ -104,35 +106,107 @@
       selected.clear();
       past.length = 0;
       written = null;
+      now = null;
+      for (const held of [pictures, lanes, cards]) held.clear();
+      part.lanes.replaceChildren();
     }
+    await again();
+  }
+
+  async function again() {
     try {
-      receive(await lora.get(`sets/${project.id}/style`), true);
+      const before = sent, told = await lora.get(`sets/${project.id}/style`);
+      if (pending || before !== sent) { // it is older than what was changed meanwhile
+        await sending;
+        await again();
+        return;
+      }
+      receive(told);
+      stale([...lanes.keys()]);
       tell(part.problem, []);
     } catch (error) {
       tell(part.problem, lora.problems(error));
     }
   }
 
-  function receive(told, whole) {
+  function receive(told) {
     now = told;
-    if (whole) {
-      pictures = new Map(told.pictures.map((one) => [one.id, one]));
-      for (const id of [...selected]) if (!pictures.has(id)) selected.delete(id);
-    } else for (const one of told.pictures) pictures.set(one.id, one);
+    if (!pending) for (const one of told.pictures || []) pictures.set(one.id, one);
+    for (const name of [...lanes.keys()]) if (name && !now.classes.includes(name)) lanes.delete(name);
+    for (const name of ["", ...now.classes]) {
+      const lane = lanes.get(name) || { total: 0, ids: [], blocks: new Map(), turn: 0 };
+      if (!pending) lane.total = lane.ids.length = now.counts[name] || 0;
+      lanes.set(name, lane);
+    }
     redraw();
   }
 
-  // Changes go one after the other, so that no answer is older than what the page shows.
-  function send(body) {
-    sending = sending.then(async () => {
-      try {
-        receive(await lora.post(`sets/${project.id}/style`, body), false);
-        tell(part.problem, []);
-      } catch (error) {
-        tell(part.problem, lora.problems(error));
-        receive(await lora.get(`sets/${project.id}/style`), true);
+  // What is shown of these classes is asked for again.
+  function stale(names) {
+    for (const lane of names.map((name) => lanes.get(name)).filter(Boolean)) {
+      lane.turn += 1;
+      lane.blocks.clear();
+    }
+    redraw();
+  }
+
+  async function load(name, block) {
+    const lane = lanes.get(name), asked = lane.turn;
+    if (lane.blocks.has(block) || (pending && changed.has(name))) return;
+    lane.blocks.set(block, "asked");
+    try {
+      const query = new URLSearchParams({ class: name, offset: block * BLOCK, limit: BLOCK });
+      const page = await lora.get(`sets/${project.id}/style/pictures?${query}`);
+      if (asked !== lane.turn || lanes.get(name) !== lane) return;
+      lane.total = lane.ids.length = page.total;
+      page.pictures.forEach((one, index) => {
+        pictures.set(one.id, one);
+        lane.ids[page.offset + index] = one.id;
+      });
+      lane.blocks.set(block, "there");
+      forget(lane);
+      redraw();
+    } catch (error) {
+      if (asked === lane.turn) tell(part.problem, lora.problems(error));
+    }
+  }
+
+  // What was looked at long ago goes, so that as much is held of 10,000 pictures as of a thousand.
+  function forget(lane) {
+    for (const block of [...lane.blocks.keys()].slice(0, Math.max(0, lane.blocks.size - KEPT))) {
+      lane.blocks.delete(block);
+      for (let index = block * BLOCK; index < Math.min(lane.total, (block + 1) * BLOCK); index += 1) {
+        if (!selected.has(lane.ids[index])) pictures.delete(lane.ids[index]);
+        delete lane.ids[index];
       }
-    }).catch((error) => tell(part.problem, lora.problems(error)));
+    }
+  }
+
+  // Changes go one after the other. While others wait the page shows more than an answer knows, so the lanes are read
+  // again after the last one. Gives the answer, or null.
+  function send(body, touched) {
+    pending += 1;
+    sent += 1;
+    for (const name of touched || []) changed.add(name);
+    sending = sending.then(async () => {
+      let told = null;
+      try {
+        told = await lora.post(`sets/${project.id}/style`, body);
+        tell(part.problem, []);
+        if (told.different > told.pictures.length || (!touched && told.different)) for (const name of lanes.keys()) changed.add(name);
+      } catch (error) {
+        for (const name of lanes.keys()) changed.add(name);
+        tell(part.problem, lora.problems(error));
+      }
+      pending -= 1;
+      if (told) receive(told);
+      else if (!pending) await lora.get(`sets/${project.id}/style`).then((now) => pending || receive(now), () => {});
+      if (!pending) {
+        stale([...changed]);
+        changed.clear();
+      }
+      return told;
+    });
     return sending;
   }
 
@@ -192,9 +266,9 @@
       const told = await lora.post(`pictures/${project.id}/undo`, { change: entry });
       show(part.done, false);
       const stays = told.changed.length ? [t("Changed since, so they stay: {names}", { names: told.changed.join(", ") })] : [];
-      tell(part.problem, [t("The folders are as they were before."), ...stays], "note");
-      await draw(project, true);
+      await again();
       plans.written();
+      tell(part.problem, [t("The folders are as they were before."), ...stays], "note");
     } catch (error) {
       tell(part.problem, lora.problems(error));
     }
@@ -208,18 +282,34 @@
 
   // Changes by the user
 
-  // classes: {id: name or null}; what was before can be had back
+  // classes: {id: name or null}; what was before can be had back. It is shown at once, and as the server has it then.
   function sort(classes) {
-    const before = {};
-    for (const id of Object.keys(classes)) {
+    const touched = new Set();
+    for (const [id, wanted] of Object.entries(classes)) {
       const picture = pictures.get(id);
-      before[id] = picture.by === "hand" ? picture.class : null;
-      const name = classes[id] === null ? picture.why?.name || "" : classes[id];
-      pictures.set(id, { ...picture, class: name, by: classes[id] === null ? (picture.why ? "suggested" : "") : "hand" });
+      const name = wanted === null ? picture?.why?.name || "" : wanted;
+      touched.add(name);
+      if (!picture) continue;
+      touched.add(picture.class);
+      move(id, picture.class, name);
+      pictures.set(id, { ...picture, class: name, by: wanted === null ? (picture.why ? "suggested" : "") : "hand" });
     }
-    past.push({ classes: before });
+    for (const name of touched) if (lanes.has(name)) lanes.get(name).turn += 1; // what is on its way is older
+    const going = send({ classes }, [...touched]);
     redraw();
-    return send({ classes });
+    return going.then((told) => {
+      if (told) past.push({ classes: told.before.classes });
+      redraw();
+    });
+  }
+
+  function move(id, from, to) {
+    const [old, next] = [lanes.get(from), lanes.get(to)], at = old ? old.ids.indexOf(id) : -1;
+    if (from === to || at < 0 || !next) return;
+    old.ids.splice(at, 1);
+    old.total -= 1;
+    next.ids.push(id);
+    next.total += 1;
   }
 
   const put = (name) => selected.size && sort(Object.fromEntries([...selected].map((id) => [id, name])));
@@ -232,26 +322,19 @@
   }
 
   function undo() {
-    const last = past.pop();
-    if (!last) return;
-    if (last.classes) {
-      for (const [id, name] of Object.entries(last.classes)) {
-        const picture = pictures.get(id);
-        if (picture) pictures.set(id, { ...picture, class: name === null ? picture.why?.name || "" : name });
-      }
-    }
-    redraw();
-    send(last);
+    sending.then(() => {
+      const last = past.pop();
+      if (last) send(last, [...lanes.keys()]);
+    });
   }
 
   // Choosing
 
-  function choose(id, event) {
-    const visible = order;
-    if (event.shiftKey && anchor && visible.includes(anchor)) {
-      const [a, b] = [visible.indexOf(anchor), visible.indexOf(id)].sort((x, y) => x - y);
+  async function choose(id, event) {
+    const row = event.shiftKey && anchor ? await between(anchor, id) : null;
+    if (row) {
       if (!event.ctrlKey && !event.metaKey) selected.clear();
-      for (const one of visible.slice(a, b + 1)) selected.add(one);
+      for (const one of row) selected.add(one);
     } else if (event.ctrlKey || event.metaKey || event.toggle) {
       if (!selected.delete(id)) selected.add(id);
       anchor = id;
@@ -264,19 +347,42 @@
     paintChosen();
   }
 
+  // The ids from one to the other, those of a class that aren't here yet too; null where one is nowhere.
+  async function between(from, to) {
+    const name = pictures.get(to)?.class;
+    const known = name === pictures.get(from)?.class ? await whole(name) : ["", ...now.classes].flatMap(inLane);
+    const [a, b] = [known.indexOf(from), known.indexOf(to)].sort((x, y) => x - y);
+    return a < 0 ? null : known.slice(a, b + 1);
+  }
+
+  // The ids of a class.
+  async function whole(name) {
+    const known = inLane(name);
+    if (known.length === lanes.get(name)?.total) return known;
+    try {
+      return (await lora.get(`sets/${project.id}/style/ids?${new URLSearchParams({ class: name })}`)).ids;
+    } catch (error) {
+      tell(part.problem, lora.problems(error));
+      return known;
+    }
+  }
+
+  const varied = () => [...selected].some((id) => (pictures.get(id)?.group ?? null) !== null);
+
   function paintChosen() {
+    if (!part || !now) return;
     for (const [id, card] of cards) {
       mark(card, "aria-selected", selected.has(id));
       mark(card, "data-chosen", selected.has(id));
     }
     const many = selected.size;
     mark(part.bar, "data-many", many);
-    lora.fill(part.bar, JSON.stringify([many, now.classes, [...selected].some((id) => pictures.get(id)?.group !== null)]), () => !many ? [make("p", { class: "train-lora-hint" }, t("Click to choose, Shift for a row, Ctrl for single ones; then drag, or press the number of a class. G: variants of one another. Arrows move, Space chooses."))] : [
+    lora.fill(part.bar, JSON.stringify([many, now.classes, varied()]), () => !many ? [make("p", { class: "train-lora-hint" }, t("Click to choose, Shift for a row, Ctrl for single ones; then drag, or press the number of a class. G: variants of one another. Arrows move, Space chooses."))] : [
       make("b", {}, many === 1 ? t("1 chosen") : t("{count} chosen", { count: count(many) })),
       ...now.classes.map((name, index) => button([title(name), make("kbd", {}, String(index + 1))], () => put(name), { "data-class": name })),
       button(t("As suggested"), () => put(null)),
       many > 1 && button([t("Variants of one another"), make("kbd", {}, "G")], () => group(true)),
-      [...selected].some((id) => pictures.get(id)?.group !== null) && button(t("No variants"), () => group(false)),
+      varied() && button(t("No variants"), () => group(false)),
       many === 1 && button(t("Enlarge"), () => enlarge([...selected][0])),
       link(t("Choose none"), () => { selected.clear(); paintChosen(); }),
     ]);
@@ -297,7 +403,7 @@
     const act = (done) => { event.preventDefault(); event.stopPropagation(); done(); };
     if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "z") return act(undo);
     if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "a" && card) {
-      return act(() => { for (const id of inLane(pictures.get(card.dataset.picture).class)) selected.add(id); paintChosen(); });
+      return act(async () => { for (const id of await whole(pictures.get(card.dataset.picture).class)) selected.add(id); paintChosen(); });
     }
     if (event.ctrlKey || event.metaKey || event.altKey) return undefined;
     if (event.key === "Escape" && selected.size) return act(() => { selected.clear(); paintChosen(); });
@@ -341,20 +447,30 @@
 
   // Drawing
 
-  const inLane = (name) => [...pictures.values()].filter((one) => one.class === name).map((one) => one.id);
+  const inLane = (name) => (lanes.get(name)?.ids || []).filter((id) => id && pictures.has(id)); // of those that are here
   const pictureCount = (n) => (n === 1 ? t("1 picture") : t("{count} pictures", { count: count(n) }));
 
   function redraw() {
     if (!part || !now) return;
-    const names = [...([...pictures.values()].some((one) => !one.class) ? [""] : []), ...now.classes];
+    const names = [...(lanes.get("")?.total ? [""] : []), ...now.classes];
     lora.list(part.lanes, names, (name) => `lane ${name}`, lane);
-    order = [];
-    cards = new Map();
+    cards.clear();
     for (const name of names) fillLane(name);
     drawOptions();
     drawPlan();
     paintChosen();
     part.undo.disabled = !past.length;
+  }
+
+  // While one scrolls only the cards change.
+  function scrolled() {
+    cancelAnimationFrame(painting);
+    painting = requestAnimationFrame(() => {
+      if (!part || !now || !part.lanes.isConnected) return;
+      cards.clear();
+      for (const element of part.lanes.children) fillLane(element.dataset.class);
+      paintChosen();
+    });
   }
 
   function lane(name) {
@@ -370,30 +486,40 @@
         now.own_classes.includes(name) && link("×", () => send({ drop_class: name }), { title: t("Remove this class"), "aria-label": t("Remove this class") })),
       (at.folder = make("small", {})),
       (at.hint = make("small", { class: "train-lora-pl-lane-hint" }, HINTS[name] ? t(HINTS[name]) : "")),
-      (at.cards = own("div", "cards", { role: "listbox", "aria-multiselectable": "true", "aria-label": title(name) })),
-      (at.more = link("", () => { open.set(name, (open.get(name) || FIRST) + 4 * FIRST); redraw(); }, { hidden: true })));
+      (at.cards = own("div", "cards", { role: "listbox", "aria-multiselectable": "true", "aria-label": title(name), onscroll: scrolled })));
     element.trainLoraAt = at;
     return element;
   }
 
+  // The rows of cards that can be seen, and what stands for the others.
   function fillLane(name) {
     const element = [...part.lanes.children].find((one) => one.dataset.class === name), at = element.trainLoraAt;
-    const ids = inLane(name).sort((a, b) => (pictures.get(a).group ?? 1e9) - (pictures.get(b).group ?? 1e9));
-    const visible = ids.slice(0, open.get(name) || FIRST);
-    say(at.count, count(ids.length));
+    if (!lanes.has(name)) return; // another project's, until this one's are there
+    const { total, ids } = lanes.get(name);
+    say(at.count, count(total));
     const planned = now.plan?.classes.find((one) => one.name === name);
     say(at.folder, planned ? planned.folder : "");
     show(at.folder, Boolean(planned));
-    show(at.hint, !ids.length);
-    lora.list(at.cards, visible, (id) => id, card);
-    for (const id of visible) {
-      const one = [...at.cards.children].find((child) => child.dataset.key === id);
+    show(at.hint, !total);
+    const tracks = getComputedStyle(at.cards).gridTemplateColumns.split(" ").map(parseFloat).filter(Number.isFinite);
+    const columns = tracks.length || 1, step = (tracks[0] || 62) * 1.25 + GAP, rows = Math.ceil(total / columns);
+    const first = Math.max(0, Math.min(rows - 1, Math.floor(at.cards.scrollTop / step) - AHEAD));
+    const last = Math.min(rows, Math.ceil((at.cards.scrollTop + (at.cards.clientHeight || 310)) / step) + AHEAD);
+    const places = Array.from({ length: Math.max(0, Math.min(total, last * columns) - first * columns) }, (_, index) => first * columns + index);
+    const known = (index) => ids[index] && pictures.has(ids[index]);
+    for (const block of new Set(places.map((index) => Math.floor(index / BLOCK)))) if (!lanes.get(name).blocks.has(block)) load(name, block);
+    const cells = places.map((index) => (known(index) ? ids[index] : `hole ${index}`));
+    lora.list(at.cards, ["above", ...cells, "below"], (id) => id, (id) => (/^(above|below|hole .*)$/.test(id) ? own("div", id.startsWith("hole") ? "card" : "rest", { "aria-hidden": "true" }) : card(id)));
+    for (const [rest, missing] of [[at.cards.firstChild, first], [at.cards.lastChild, rows - last]]) {
+      show(rest, missing > 0);
+      rest.style.cssText = `grid-column:1/-1;height:${Math.max(0, missing * step - GAP)}px`;
+    }
+    cells.forEach((id, index) => {
+      if (!known(places[index])) return;
+      const one = at.cards.children[index + 1];
       cards.set(id, one);
       paint(one, pictures.get(id));
-    }
-    order.push(...visible);
-    show(at.more, ids.length > visible.length);
-    say(at.more, t("Show {count} more", { count: count(Math.min(4 * FIRST, ids.length - visible.length)) }));
+    });
   }
 
   function card(id) {
@@ -407,7 +533,7 @@
         event.dataTransfer.setData("text/plain", dragged.join(" "));
       },
       ondragend: () => { dragged = null; },
-    }, make("img", { src: pictures.get(id).aside ? null : thumbnail(id, 128), alt: "", loading: "lazy", draggable: "false", onerror: (event) => { event.target.style.visibility = "hidden"; } }), make("i", { class: "train-lora-pl-group" }), make("em"));
+    }, make("img", { src: pictures.get(id).aside || pictures.get(id).problem ? null : thumbnail(id, 128), alt: "", loading: "lazy", draggable: "false", onerror: (event) => { event.target.style.visibility = "hidden"; } }), make("i", { class: "train-lora-pl-group" }), make("em"));
     return element;
   }
 

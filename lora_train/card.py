@@ -40,9 +40,14 @@ def write_card(lora: Path, weight: float | None, activation_text: str | None = N
     return path
 
 
-def write_preview(lora: Path, picture: Path) -> Path:
-    """Copy a PNG to where the WebUI looks for the card's picture; its path. Raises UserError."""
+def write_preview(lora: Path, picture: Path, replace: bool = True) -> Path | None:
+    """Copy a PNG to where the WebUI looks for the card's picture; its path, None where another stays that was there.
+
+    Raises UserError.
+    """
     path = lora.with_suffix(".png")
+    if path.exists() and not replace:
+        return None
     guarded(partial(copy_file, picture, path), path)
     return path
 

@@ -11,7 +11,9 @@ from typing import Any
 from .errors import UserError
 
 AGAIN = "Download or copy it again"
+UNFINISHED = "Wait while it is still being written; else download or copy it again"
 _MAX_HEADER = 100 << 20
+_FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,20 @@ def read_header(path: Path, what: str) -> Header:
     header = _parse_header(text, path)
     end = header.start + max((entry["data_offsets"][1] for entry in header.entries.values()), default=0)
     if size < end:
-        raise UserError(f"the file is cut off: {end - size:,} bytes are missing", where=path, remedy=AGAIN)
+        raise UserError(f"the file is cut off: {end - size:,} bytes are missing", where=path, remedy=UNFINISHED)
     return header
+
+
+def usual_side(checkpoint: Path) -> int:
+    """Pixels that a checkpoint's pictures usually have: 1024 for SDXL, 64 for the miniature, else 512."""
+    try:
+        entries = read_header(checkpoint, "checkpoint").entries
+    except (UserError, OSError):
+        return 512
+    if any(name.startswith("conditioner.embedders.") for name in entries):
+        return 1024
+    width = next(iter(entries.get(_FIRST_LAYER, {}).get("shape", [320])))
+    return 512 if width >= 320 else 64
 
 
 def _foreign(head: bytes, length: int, what: str) -> str:

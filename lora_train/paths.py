@@ -14,6 +14,8 @@ MINI_CHECKPOINT = ASSETS / "mini" / "mini.safetensors"
 
 CLIP_VOCABULARY = ASSETS / "clip" / "bpe_simple_vocab_16e6.txt.gz"
 DEMO_PICTURES = ASSETS / "demo" / "image"
+FACES = ASSETS / "faces"
+"""What our own face detector reads; README.md in it says where that is from."""
 
 HASHES = ROOT / "cache" / "hashes.json"
 """sha256 of checkpoints that were read once, by path, size and time of change."""

@@ -1,7 +1,8 @@
 """Boards: where mixes are tried. Every try keeps its picture, numbers, note and star, on disk, below one folder.
 
 boards/<id>/board.json and boards/<id>/pictures/<try>-<number>.png, with -small.jpg beside. What is removed is moved
-into a folder .removed, noted in a journal, and can be put back.
+into a folder .removed, noted in a journal, and can be put back. Several processes may work on the same boards: each
+change is made to what the file says by then, under a lock.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..errors import UserError
 from ..files import replace_file, write_text
+from ..process_lock import ProcessLock
 from ..studio.journal import Journal
 from .mix import Mix, difference, mix_from
 
 _FILE, _PICTURES, _REMOVED = "board.json", "pictures", ".removed"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,80}")
 _MOST_NAME, _MOST_NOTE = 100, 10_000
+_PATIENCE = 20.0  # seconds that a change waits for those of other processes
 SMALL = 192
 """Longer side of the small pictures."""
 
@@ -87,12 +90,13 @@ class Board:
 
 
 class Boards:
-    """All boards below one folder. Safe to use from several threads."""
+    """All boards below one folder. Safe to use from several threads and processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.RLock()
-        self._open: dict[str, tuple[tuple[int, int], Board]] = {}
+        self._others = ProcessLock(folder / ".lock")
+        self._open: dict[str, tuple[tuple[int, int, int], Board]] = {}
 
     # Boards
 
@@ -132,7 +136,7 @@ class Boards:
     def create(self, name: str, mix: Mix) -> str:
         """A new board; its id."""
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{re.sub(r'[^A-Za-z0-9_-]+', '_', name)[:40]}".strip("-_")
-        with self._lock:
+        with self._alone():
             for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
                 id, gone = stamp + suffix, self.folder / _REMOVED / (stamp + suffix)
                 if not (self.folder / id).exists() and not gone.exists():
@@ -147,7 +151,7 @@ class Boards:
 
     def remove(self, board: str) -> None:
         """Move it out of the way; restore brings it back. Raises UserError."""
-        with self._lock:
+        with self._alone():
             the = self._known(board)
             with Journal(self.folder).change(f"remove the board {the.name}") as change:
                 change.move(self.folder / board, self.folder / _REMOVED / board)
@@ -155,7 +159,7 @@ class Boards:
 
     def restore(self, board: str) -> None:
         """Bring back a board that was removed, or else the try that was removed from it last. Raises UserError."""
-        with self._lock:
+        with self._alone():
             gone = self.folder / _REMOVED / board
             if _ID.fullmatch(board) and not (self.folder / board).exists() and gone.is_dir():
                 with Journal(self.folder).change("bring a board back") as change:
@@ -303,7 +307,7 @@ class Boards:
     @contextmanager
     def change(self, board: str) -> Iterator[Board]:
         """A board to change; it is written when the block ends without an error. Raises UserError."""
-        with self._lock:
+        with self._alone():
             the = self._known(board)
             try:
                 yield the
@@ -312,6 +316,21 @@ class Boards:
             except BaseException:
                 self._open.pop(board, None)
                 raise
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While no other thread or process changes a board."""
+        with self._lock:
+            if self._others.held():  # by this thread, further out
+                yield
+                return
+            if not self._others.take(_PATIENCE):
+                remedy = "Try again; if it goes on, end other programs that use this folder"
+                raise UserError("another program is changing the boards", where="boards", remedy=remedy)
+            try:
+                yield
+            finally:
+                self._others.release()
 
     def _known(self, board: str) -> Board:
         the = self._load(board)
@@ -326,8 +345,7 @@ class Boards:
         path = self.folder / board / _FILE
         with self._lock:
             try:
-                status = path.stat()
-                stamp = status.st_size, status.st_mtime_ns
+                stamp = _stamp(path)
                 if board in self._open and self._open[board][0] == stamp:
                     return self._open[board][1]
                 values = json.loads(path.read_text(encoding="utf-8"))
@@ -341,8 +359,13 @@ class Boards:
     def _write(self, the: Board) -> None:
         path = self.folder / the.id / _FILE
         write_text(path, json.dumps(asdict(the), ensure_ascii=False))
-        status = path.stat()
-        self._open[the.id] = (status.st_size, status.st_mtime_ns), the
+        self._open[the.id] = _stamp(path), the
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """What tells a file from one that took its place."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +82,12 @@ def _add_output(parser: argparse.ArgumentParser, rank: str) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
-def _card(args: argparse.Namespace, out: Path) -> None:
+def _card(args: argparse.Namespace, out: Path, known: bool) -> None:
+    """known: the file was there before, so that its picture is replaced as well."""
     if args.preferred_weight is not None or args.activation_text is not None:
         write_card(out, args.preferred_weight, args.activation_text)
-    if args.preview:
-        write_preview(out, args.preview)
+    if args.preview and write_preview(out, args.preview, known) is None:
+        print(f"{out.with_suffix('.png')} was there before and stays: --preview is not written", file=sys.stderr)
 
 
 def _check_preview(args: argparse.Namespace) -> None:
@@ -96,6 +98,7 @@ def _check_preview(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Bake and print. Raises UserError; returns 0."""
     _check_preview(args)
+    known = Path(args.out).exists()
     file = open_presets(args.presets).file if args.presets else PresetFile()
     presets, faults = file.with_builtin, file.faults
     if args.into:
@@ -117,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
             other=args.other,
             faults=faults,
         )
-    _card(args, report.out)
+    _card(args, report.out, known)
     return _print(report, args.json, args.unlisted)
 
 
@@ -131,8 +134,9 @@ def _refuse_with_into(args: argparse.Namespace) -> None:
 def run_resize(args: argparse.Namespace) -> int:
     """Resize and print. Raises UserError; returns 0."""
     _check_preview(args)
+    known = Path(args.out).exists()
     report = resize(Path(args.lora), args.out, args.rank, args.target_error, args.precision, args.against)
-    _card(args, report.out)
+    _card(args, report.out, known)
     return _print(report, args.json)
 
 

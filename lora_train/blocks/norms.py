@@ -1,4 +1,4 @@
-"""How strong a LoRA is in each block, how far two of them point the same way, and what subtracting one does there.
+"""How strong a LoRA is in each block, how far two of them point the same way, and what one does to the other there.
 
 Everything a LoRA adds in a block (weights and biases) is one long vector. Norms and angles of these vectors come from
 the factors, without the large matrices: ⟨B₁A₁, B₂A₂⟩ = tr((B₂ᵀB₁)(A₁A₂ᵀ)), in float64.
@@ -23,15 +23,17 @@ from .places import open_checkpoint
 
 _CANCELS, _OPPOSES = 0.9, -0.1  # of ‖a + b‖ / ‖a‖, and of the cosine
 
-CANCELS, NOISE, STRENGTHENS, NOTHING = "cancels", "noise", "strengthens", "nothing"
+CANCELS, LITTLE, NOISE = "cancels", "little", "noise"
+STRENGTHENS, BESIDE, NOTHING = "strengthens", "beside", "nothing"
 
 
 @dataclass(frozen=True)
 class Subtraction:
-    """What taking b away from a does in one block. norm_a, norm_b: with their weights; left: ‖a + b‖ / ‖a‖.
+    """What b does to a in one block. norm_a, norm_b: with their weights; left: ‖a + b‖ / ‖a‖.
 
     best: the least that any weight of b could leave, √(1 − cosine²); best_weight: that weight of b; verdict: CANCELS,
-    NOISE, STRENGTHENS or NOTHING; text: the same for people.
+    LITTLE (it would, with a larger weight), NOISE, STRENGTHENS, BESIDE (both are added, and have little in common) or
+    NOTHING; text: the same for people.
     """
 
     block: str
@@ -124,10 +126,16 @@ def _judged(
         verdict, text = NOTHING, "one of the two is off here, so nothing is subtracted"
     elif wa * wb * angle > -_OPPOSES * abs(wa * wb):
         verdict = STRENGTHENS
-        text = f"the two add up here: subtracting leaves {left:.0%} of the first, more than there was"
+        text = f"the two add up here: {left:.0%} of the first, more than there was"
+    elif wa * wb > 0 and abs(angle) <= -_OPPOSES:
+        verdict = BESIDE
+        text = f"they have little in common here (cosine {angle:.2f}), so each acts on its own"
     elif left < _CANCELS:
         verdict = CANCELS
         text = f"cancels: {left:.0%} of the first is left; the least possible is {best:.0%}, at a weight of {at}"
+    elif best < _CANCELS and 0 < wb * best_weight < best_weight**2:
+        verdict = LITTLE
+        text = f"takes a little away: {left:.0%} of the first is left; {at} would leave {best:.0%}"
     else:
         verdict = NOISE
         text = f"only adds noise: they have little in common (cosine {angle:.2f}), and {left:.0%} is left. "

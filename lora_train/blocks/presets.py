@@ -149,7 +149,8 @@ def near_names(name: str, names: Iterable[str]) -> str:
     """A remedy for an unknown name: the known ones that are like it."""
     known = sorted(set(names))
     near = get_close_matches(name, known, n=3, cutoff=0.5) or known[:10]
-    return f"Known are: {', '.join(near)}" + (", …" if len(near) < len(known) else "") if near else "None is known"
+    shown = ", ".join(f'"{one}"' if "," in one else one for one in near)
+    return f"Known are: {shown}" + (", …" if len(near) < len(known) else "") if near else "None is known"
 
 
 # Strict reading of a text

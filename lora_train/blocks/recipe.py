@@ -28,7 +28,8 @@ from .families import BASE, OTHER, SD15, UNLISTED, flat_weights, weights_by_bloc
 from .layout import family_of_file
 from .presets import format_number, format_numbers, look_up, near_names, parse_number, parse_numbers, require_count
 
-_EXAMPLE = "Write NAME:STRENGTH or NAME:STRENGTH:PRESET, for example Test0:1:GP1,BASE:-1:GP2"
+_EXAMPLE = "Write NAME:STRENGTH or NAME:STRENGTH:PRESET, for example Test0:1:GP1,BASE:-1:GP2. A name with , or : in it \
+goes between double quotes"
 _OTHER = re.compile(r"other\s*=\s*(.*)")
 _FIELD = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<bare>[^",:]*))(?P<end>[,:]|\Z)')
 

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..header import read_header
 from ..network.kohya import file_hash, open_lora
 from .layout import Index, index_of
+from .metadata import RECIPE_KEY
 
 _KNOWN, _MOST_FAMILIES = 256, 100_000
 Stamp = tuple[str, int, int]
@@ -27,11 +28,17 @@ class Held:
     metadata: dict[str, str]
 
 
-Family = tuple[str | None, str | None]
-"""(family, what is wrong); both None while the file wasn't looked at yet."""
+@dataclass(frozen=True)
+class Seen:
+    """What a list of files says of one. family and problem: both None while it wasn't looked at yet; baked: here."""
+
+    family: str | None = None
+    problem: str | None = None
+    baked: bool = False
+
 
 _lock = threading.Lock()
-_families: OrderedDict[Stamp, Family] = OrderedDict()
+_families: OrderedDict[Stamp, Seen] = OrderedDict()
 _reading = threading.Semaphore(1)
 _held: OrderedDict[Stamp, Held] = OrderedDict()
 _hashes: OrderedDict[Stamp, str] = OrderedDict()
@@ -52,7 +59,7 @@ def held(path: Path) -> Held:
     return known
 
 
-def families(paths: Sequence[Path], seconds: float) -> list[Family]:
+def families(paths: Sequence[Path], seconds: float) -> list[Seen]:
     """Of many files, from their headers. Those that aren't known after so many seconds are looked at in a thread, for
     the next time.
     """
@@ -62,7 +69,7 @@ def families(paths: Sequence[Path], seconds: float) -> list[Family]:
         _look(waiting.pop(0))
     if waiting and _reading.acquire(blocking=False):
         threading.Thread(target=_look_at_all, args=(waiting,), name="LoRA headers", daemon=True).start()
-    return [_known_family(path) or (None, None) for path in paths]
+    return [_known_family(path) or Seen() for path in paths]
 
 
 def _look_at_all(paths: Sequence[Path]) -> None:
@@ -73,27 +80,27 @@ def _look_at_all(paths: Sequence[Path]) -> None:
         _reading.release()
 
 
-def _known_family(path: Path) -> Family | None:
+def _known_family(path: Path) -> Seen | None:
     try:
         now = stamp(path)
     except UserError as error:
-        return None, error.what
+        return Seen(problem=error.what)
     with _lock:
         return _families.get(now)
 
 
 def _look(path: Path) -> None:
-    found: Family
     try:
         now = stamp(path)
     except UserError:
         return  # gone since
     try:
-        found = held(path).index.family, None
+        known = held(path)
+        found = Seen(known.index.family, baked=RECIPE_KEY in known.metadata)
     except UserError as error:
-        found = None, error.what
+        found = Seen(problem=error.what)
     except OSError as error:
-        found = None, f"the file can't be read ({error.strerror})"
+        found = Seen(problem=f"the file can't be read ({error.strerror})")
     _keep(_families, now, found, _MOST_FAMILIES)
 
 

@@ -13,8 +13,10 @@ from ..header import read_header
 from .advice import AMOUNT, MAIN, OWN, SYMPTOMS, Mix, Proposal, propose
 from .families import names_for, topology, unnamed, weights_by_block
 from .layout import index_of
+from .norms import norms
 from .paste import parse_pasted
 from .presets import (
+    BUILTIN,
     PresetFile,
     PresetStore,
     find_block_weight,
@@ -53,8 +55,8 @@ def add_arguments(subparsers: Any) -> None:
 
 def _add_presets(subparsers: Any) -> None:
     parser = subparsers.add_parser("presets", help="list, check and change block presets")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--file", metavar="FILE", help="a preset file")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--file", metavar="FILE", help="a preset file; without any, list shows the built-in presets")
     where.add_argument("--extensions", metavar="DIR", help="a WebUI's extensions: LoRA Block Weight's own file")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", help="names and numbers")
@@ -75,6 +77,9 @@ def _add_presets(subparsers: Any) -> None:
 
 def presets(args: argparse.Namespace) -> int:
     """List, check or change a preset file. Raises UserError; returns 0, or 2 where check finds something."""
+    if args.action == "list" and not args.file and not args.extensions:
+        _say("\n".join(f"{name}:{format_numbers(numbers)}" for name, numbers in BUILTIN.items()))
+        return DONE
     store = _store(args)
     file = store.file
     if args.action == "list":
@@ -98,6 +103,8 @@ def _say(text: str) -> None:
 def _store(args: argparse.Namespace) -> PresetStore:
     if args.file:
         return open_store(args.file)
+    if not args.extensions:
+        raise UserError("which file?", where="presets", remedy="Give --file, or --extensions of a WebUI")
     extension = find_block_weight(args.extensions)
     if extension is None:
         raise UserError("LoRA Block Weight is not among these extensions", where=args.extensions, remedy="Give --file")
@@ -125,18 +132,23 @@ def _changed(file: PresetFile, args: argparse.Namespace) -> PresetFile:
 
 
 def inspect(args: argparse.Namespace) -> int:
-    """Print a LoRA's family, kinds and modules by block. Raises UserError; returns 0."""
+    """Print a LoRA's family, kinds, and by block its modules and its size. Raises UserError; returns 0."""
     path = Path(args.lora)
     index = index_of(read_header(path, "LoRA").shapes(), path)
+    needing = any(module.needs_checkpoint for module in index.modules.values())
+    sizes = {} if needing else norms(path)
     blocks = {block: len(names) for block, names in index.blocks().items()}
     few = len(topology(index.family).attention)
     unlisted = unnamed([1.0] * few, set(blocks), index.family)
     if args.json:
-        told = {"family": index.family, "kinds": index.kinds(), "blocks": blocks, "unlisted": unlisted}
+        told = {"family": index.family, "kinds": index.kinds(), "blocks": blocks, "norms": sizes, "unlisted": unlisted}
         _say(json.dumps({**told, "bundled": index.bundled}, ensure_ascii=False))
         return DONE
     _say(f"{path.name}: for {index.family}, " + ", ".join(f"{n} {kind}" for kind, n in sorted(index.kinds().items())))
-    _say("\n".join(f"{block:<6} {count:>5}" for block, count in blocks.items()))
+    _say("block  modules" + ("        norm" if sizes else ""))
+    _say("\n".join(f"{block:<6} {n:>7}" + (f" {sizes[block]:>11.4g}" if sizes else "") for block, n in blocks.items()))
+    if needing:
+        _say("how strong it is in each block depends on the checkpoint's own weights")
     if unlisted:
         _say(f"a list of {few} numbers says nothing of {', '.join(unlisted)}")
     if index.bundled:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..header import usual_side
 from ..paths import MINI_CHECKPOINT
 from .files import save
 from .plan import DEFAULT_WEIGHTS, Grid, choose, series
@@ -38,8 +39,8 @@ def add_arguments(subparsers: argparse._SubParsersAction[argparse.ArgumentParser
     parser.add_argument("--steps", type=int, default=Grid.steps)
     parser.add_argument("--cfg-scale", type=float, default=Grid.cfg_scale)
     parser.add_argument("--sampler", default=Grid.sampler, help="Euler, Euler a, DDIM or DPM++ 2M")
-    parser.add_argument("--width", type=int, help="pixels (512; the miniature: 64)")
-    parser.add_argument("--height", type=int, help="pixels (512; the miniature: 64)")
+    parser.add_argument("--width", type=int, help="pixels (512; SDXL: 1024; the miniature: 64)")
+    parser.add_argument("--height", type=int, help="pixels (512; SDXL: 1024; the miniature: 64)")
     parser.add_argument("--clip-skip", type=int)
     parser.add_argument(
         "--out", type=Path, required=True, help="the sheet, FILE.png; its cells go into the folder FILE"
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 def grid_of(args: argparse.Namespace) -> Grid:
     """The grid that the arguments ask for."""
-    side = 64 if args.checkpoint == MINI_CHECKPOINT else 512
+    side = usual_side(args.checkpoint)
     return Grid(
         loras=choose(series(args.lora_dir, args.name), args.epochs, _band(args.epochs, args.events)),
         prompts=tuple(args.prompt),

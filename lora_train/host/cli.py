@@ -11,6 +11,7 @@ from typing import Any
 
 from ..dataset.folders import shown
 from ..errors import DONE, STOPPED, UserError
+from ..header import usual_side
 from ..paths import MINI_CHECKPOINT, ROOT
 from ..studio import project as projects
 from ..studio import sets
@@ -34,7 +35,7 @@ def add_arguments(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("--count", type=int, default=0, metavar="N", help="pictures (100; base: 60)")
     parser.add_argument("--repeats", type=int, default=1, metavar="N", help="of the folder; base reckons its own (1)")
     parser.add_argument("--caption", help="of every picture (default: its prompt)")
-    parser.add_argument("--side", type=int, metavar="PIXELS", help="of width and height (512; the miniature: 64)")
+    parser.add_argument("--side", type=int, metavar="PIXELS", help="of width and height (512; SDXL 1024; miniature 64)")
     parser.add_argument("--negative-prompt", default=sets.NEGATIVE)
     parser.add_argument("--seed", type=int, default=1, help="of the first picture (1)")
     parser.add_argument("--steps", type=int, default=20)
@@ -122,7 +123,7 @@ def _order(args: argparse.Namespace) -> Order:
 
 
 def _side(args: argparse.Namespace) -> int:
-    return 64 if args.checkpoint == MINI_CHECKPOINT else 512
+    return usual_side(args.checkpoint)
 
 
 def _project(args: argparse.Namespace) -> Project:

@@ -6,10 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..blocks.families import BASE, SD15, blocks_of
+from ..blocks.mix import Scene
 from ..errors import UserError
 from ..grid.plan import Grid
+
+_ALIKE = ("negative_prompt", "steps", "cfg_scale", "sampler", "width", "height")
 
 
 def never() -> bool:
@@ -67,18 +71,21 @@ class Shot:
     clip_skip: int = 1
     loras: tuple[Applied, ...] = ()
 
+    @classmethod
+    def of(cls, scene: Scene, prompt: str, seed: int, loras: tuple[Applied, ...]) -> Shot:
+        """One of a scene's pictures."""
+        return cls(prompt, seed=seed, clip_skip=scene.clip_skip, loras=loras, **_alike(scene))
+
     @property
     def cell(self) -> Grid:
         """The same without its LoRAs, as a grid of one prompt."""
-        return Grid(
-            loras=(),
-            prompts=(self.prompt,),
-            negative_prompt=self.negative_prompt,
-            seed=self.seed,
-            steps=self.steps,
-            cfg_scale=self.cfg_scale,
-            sampler=self.sampler,
-            width=self.width,
-            height=self.height,
-            clip_skip=self.clip_skip,
-        )
+        return Grid(loras=(), prompts=(self.prompt,), seed=self.seed, clip_skip=self.clip_skip, **_alike(self))
+
+
+def scene_of(grid: Grid, page: int, clip_skip: int) -> Scene:
+    """What a page of a grid shows, without its LoRAs. clip_skip: where the grid names none."""
+    return Scene(grid.prompts[page], seeds=(grid.seed,), clip_skip=grid.clip_skip or clip_skip, **_alike(grid))
+
+
+def _alike(one: Scene | Shot | Grid) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in _ALIKE}

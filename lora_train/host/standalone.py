@@ -62,10 +62,13 @@ class StandaloneHost:
         return _entry(MINI_CHECKPOINT) if MINI_CHECKPOINT.is_file() else None
 
     def choose(self, checkpoint: str | Path) -> None:
-        """Draw on this checkpoint from now on."""
-        with self._lock:
-            self._chosen = Path(checkpoint)
-            self.release()
+        """Draw on this checkpoint from now on; what is being drawn goes on with the one before."""
+        self._chosen = Path(checkpoint)
+        if self._lock.acquire(blocking=False):  # else the next picture finds that its model is another
+            try:
+                self.release()
+            finally:
+                self._lock.release()
 
     def checkpoints(self) -> list[Checkpoint]:
         """Those of the models folder and its subfolders by name, then the embedded one."""

@@ -21,7 +21,14 @@ TASK, RESULT, MAPS = "task.json", "measure.json", "maps"
 _OPEN_FOLDERS = "Put them into the WebUI's folder, or start it with --gradio-allowed-path FOLDER"
 _NUMBERS = {
     "effects": {},
-    "tune": {"keep": (0.0, 1.0), "low": (-2.0, 1.0), "high": (1.0, 4.0), "rounds": (1, 5), "seed": (0, 2**32 - 1)},
+    "tune": {
+        "keep": (0.0, 1.0),
+        "low": (-2.0, 1.0),
+        "high": (1.0, 4.0),
+        "rounds": (1, 5),
+        "draw": (0, 256),
+        "seed": (0, 2**32 - 1),
+    },
 }
 _MOST_PROMPTS, _MOST_TEXT = 64, 2000
 
@@ -31,7 +38,8 @@ def task(host: Host, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
     effects: timesteps (800, 500, 200 unless given), each (the blocks of each LoRA on their own, too).
     tune: name (of the preset), keep (0 … 1), pictures (a folder; else the one that the LoRA was trained on here),
-    prompts (neutral ones; else the captions without the trigger), trigger, low, high, rounds, tied, seed.
+    prompts (neutral ones; else the captions without the trigger), trigger, low, high, rounds, tied, seed, draw (pictures
+    that each result is judged by).
     Raises all problems together.
     """
     if kind not in KINDS:

@@ -100,7 +100,8 @@ def guided(model: StableDiffusion, cases: Cases, how: How) -> Tensor:
     """ε of the negative prompt + cfg · (ε of the prompt − ε of the negative prompt), float32."""
     if how.cfg_scale == 1:
         return plain(model, cases, how)
-    twice = replace(cases, x_t=torch.cat([cases.x_t] * 2), t=torch.cat([cases.t] * 2))
+    sizes = None if cases.sizes is None else torch.cat([cases.sizes] * 2)
+    twice = replace(cases, x_t=torch.cat([cases.x_t] * 2), t=torch.cat([cases.t] * 2), sizes=sizes)
     both = _ask(model, twice, [how.negative_prompt] * len(cases) + list(cases.texts), how)
     negative, positive = both.chunk(2)
     return negative + how.cfg_scale * (positive - negative)
@@ -178,6 +179,31 @@ def noised(
 # Everything else
 
 
+def run_all(
+    model: StableDiffusion,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    how: How,
+    on_step: Callable[[Tensor, Tensor], None],
+) -> None:
+    """A run of each prompt with its seed, all at once; on_step as sample_many has it."""
+    sample_many(
+        model,
+        prompts,
+        seeds,
+        how.negative_prompt,
+        steps=how.steps,
+        cfg_scale=how.cfg_scale,
+        sampler="DDIM",
+        width=how.size[0],
+        height=how.size[1],
+        clip_skip=how.layer,
+        max_token_length=max((token_length(model, p, how.negative_prompt) for p in prompts), key=lambda n: n or 0),
+        prediction_type="v_prediction" if how.v_prediction else "epsilon",
+        on_step=on_step,
+    )
+
+
 @torch.no_grad()
 def steps_of_runs(
     model: StableDiffusion,
@@ -197,25 +223,11 @@ def steps_of_runs(
     found: list[Cases] = []
     for start in range(0, len(prompts), at_once):
         part = list(prompts[start : start + at_once])
-        seeds = [_seed(seed, start + n) for n in range(len(part))]
+        seeds = [seed_of(seed, start + n) for n in range(len(part))]
         if stop():
             raise Stopped
         kept: list[tuple[Tensor, Tensor]] = []
-        sample_many(
-            model,
-            part,
-            seeds,
-            how.negative_prompt,
-            steps=how.steps,
-            cfg_scale=how.cfg_scale,
-            sampler="DDIM",
-            width=how.size[0],
-            height=how.size[1],
-            clip_skip=how.layer,
-            max_token_length=max((token_length(model, p, how.negative_prompt) for p in part), key=lambda n: n or 0),
-            prediction_type="v_prediction" if how.v_prediction else "epsilon",
-            on_step=lambda x_t, t, kept=kept: kept.append((x_t.cpu().clone(), t.cpu())),
-        )
+        run_all(model, part, seeds, how, lambda x_t, t, kept=kept: kept.append((x_t.cpu().clone(), t.cpu())))
         for turn in range(each):
             chosen = [(turn * len(kept) // each + n) % len(kept) for n in range(len(part))]
             x_t = torch.stack([kept[step][0][n] for n, step in enumerate(chosen)])
@@ -227,5 +239,6 @@ def steps_of_runs(
     return found
 
 
-def _seed(seed: int, number: int) -> int:
+def seed_of(seed: int, number: int) -> int:
+    """Of the picture with this number."""
     return int(torch.randint(1 << 31, (1,), generator=generator(seed, _STEPS, number)))

@@ -41,13 +41,17 @@ def add_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--neutral", action="append", metavar="PROMPT", help="a prompt that should stay what it is; give several"
     )
     tune.add_argument("--neutral-file", type=Path, metavar="FILE", help="the same, one a line")
-    tune.add_argument(
-        "--keep", type=float, default=0.515, help="0 the subject alone … 1 the rest alone (default: 0.515)"
-    )
+    tune.add_argument("--keep", type=float, default=0.5, help="0 the subject alone … 1 the rest alone (default: 0.5)")
     tune.add_argument("--name", default="tuned", help="what to call the result")
     tune.add_argument("--low", type=float, default=0.0, help="least number (default: 0)")
     tune.add_argument("--high", type=float, default=2.0, help="greatest number (default: 2)")
     tune.add_argument("--rounds", type=int, default=1, help="measure again where the last round ended (default: 1)")
+    tune.add_argument(
+        "--draw",
+        type=int,
+        metavar="N",
+        help="pictures of the subject to judge each result by; 0: none (default: 64, larger than 256 px 24)",
+    )
     tune.add_argument("--tied", action="store_true", help="one number a block for all LoRAs of the mix")
     tune.add_argument("--seed", type=int, default=1)
     tune.set_defaults(run=run, kind="tune")
@@ -134,6 +138,8 @@ def task_of(args: argparse.Namespace) -> dict[str, Any]:
     prompts = [text.strip() for text in [*(args.neutral or []), *lines] if text.strip()]
     names = ("keep", "name", "low", "high", "tied", "seed", "rounds")
     chosen = {name: getattr(args, name) for name in names}
+    if args.draw is not None:
+        chosen["draw"] = args.draw
     return {**task, **chosen, "pictures": str(args.pictures), "prompts": prompts}
 
 
@@ -142,17 +148,28 @@ def text_of(found: dict[str, Any]) -> str:
     if found["kind"] == "effects":
         lines = [f"The whole mix changes the prediction by {found['whole']:.1%}. By block, turned off (or on):", ""]
         width = 40 / max([one["effect"] for one in found["blocks"]] or [1])
-        for one in found["blocks"]:
-            note = "  (it is off; turned to 1)" if one["was_off"] else ""
-            lines.append(f"{one['block']:6} {one['effect']:7.2%}  {'#' * round(one['effect'] * width)}{note}")
+        lines += [_effect(one, width) for one in found["blocks"]]
+        for n, part in enumerate(found["mix"]):
+            its = [one for one in found["by_lora"] if one["lora"] == n]
+            if its:
+                lines += ["", f"{part['name']} alone:", *(_effect(one, width) for one in its)]
         return "\n".join(lines)
-    lines = [f"{'':20} {'subject':>8} {'drift':>8} {'loss':>9}"]
+    lines = [f"{'':20} {'subject':>8} {'drift':>8} {'loss':>9} {'drawn':>8}"]
     for row in found["table"]:
-        share, moved = ("" if x is None else f"{x:.0%}" for x in (row["subject"], row["drift"]))
-        lines.append(f"{row['name']:20} {share:>8} {moved:>8} {row['loss']:>9.5f}")
-    lines += ["", "subject and drift: relative to 1 everywhere, on pictures and prompts that weren't tuned on", ""]
+        told = ("" if x is None else f"{x:.0%}" for x in (row["subject"], row["drift"], row.get("shown")))
+        share, moved, shown = told
+        lines.append(f"{row['name']:20} {share:>8} {moved:>8} {row['loss']:>9.5f} {shown:>8}".rstrip())
+    lines += ["", "subject and drift: relative to 1 everywhere, on pictures and prompts that weren't tuned on"]
+    if found.get("drawn"):
+        lines.append(f"drawn: how surely {found['drawn']} new pictures show the subject, judged by the model itself")
+    lines.append("")
     lines += [f"{preset['name']}:{format_numbers(preset['numbers'])}" for preset in found["presets"]]
     return "\n".join(lines)
+
+
+def _effect(one: dict[str, Any], width: float) -> str:
+    note = "  (it is off; turned to 1)" if one["was_off"] else ""
+    return f"{one['block']:6} {one['effect']:7.2%}  {'#' * round(one['effect'] * width)}{note}"
 
 
 class Lines(Bar):

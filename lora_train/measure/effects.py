@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..blocks.families import BASE
+from ..blocks.mix import Scene
 from ..grid.run import token_length
 from ..model.load import StableDiffusion
 from ..model.predict import predict
@@ -34,18 +35,9 @@ Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class Run:
-    """The picture whose prediction is looked at, drawn once for each seed. Names and values as a grid's."""
+class Run(Scene):
+    """The picture whose prediction is looked at: of the first prompt, drawn once for each seed."""
 
-    prompt: str
-    negative_prompt: str = ""
-    seeds: Sequence[int] = (0,)
-    steps: int = 20
-    cfg_scale: float = 7.0
-    sampler: str = "Euler a"
-    width: int = 512
-    height: int = 512
-    clip_skip: int = 1
     prediction_type: str = "epsilon"
 
 

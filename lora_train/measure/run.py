@@ -11,9 +11,12 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from ..blocks.families import UNLISTED, flat_weights, numbers_of, topology, weights_by_block
 from ..blocks.presets import BUILTIN
@@ -24,7 +27,8 @@ from ..files import replace_file, write_text
 from ..grid.run import placement
 from ..header import read_header
 from ..model.load import StableDiffusion, load_model
-from . import cases, effects, tune
+from ..train.batch import Batch
+from . import cases, drawn, effects, tune
 from .dials import Dials, Mixed
 from .heat import overlay
 
@@ -34,6 +38,9 @@ _SEEDS_PRESETS = ("GP1", "GP1_MORE", "HINA4", "ALL0.5")
 _COMPARED = 10  # presets in the table, at most
 _SMALL = 256 * 256  # pixels; up to here many go through the UNet at once
 _ROWS = 128  # noisy latents of each kind, about
+_DRAWN, _DRAWN_LARGE = 64, 24  # pictures of the subject for each numbers that are judged by pictures
+_AROUND = (-0.06, -0.03, 0.03, 0.06)  # of keep: what else is tuned, drawn and judged
+_WEAKER = 0.8
 _GENERIC = (
     "a photo of a man in a street",
     "a landscape with mountains and a lake",
@@ -118,35 +125,145 @@ def _save(picture: Any, path: Path) -> None:
 # Tuning
 
 
+@dataclass
+class _Material:
+    """What to tune on, what to compare on, the pictures that both come from, and how the subject is asked for."""
+
+    tuning: tune.Goals
+    comparing: tune.Goals
+    pictures: Sequence[Batch]
+    prompt: str
+    seed: int
+    at_once: int
+    rows: int
+    about: dict[str, Any]
+
+    @property
+    def how(self) -> cases.How:
+        return self.tuning.how
+
+
 def _tune(model: StableDiffusion, task: Mapping[str, Any], out: Path, tell: _Telling, stop: Stop) -> dict[str, Any]:
     mix, start = _mix(task)
-    goals, apart, about = _goals(model, task, mix, tell, stop)
+    material = _material(model, task, mix, tell, stop)
     known = {one.name: task[one.name] for one in fields(tune.Options) if task.get(one.name) is not None}
     options = tune.Options(**known)
     dials = Dials(model, mix)
+    drawing = _Drawing(model, dials, material, int(task.get("draw", _draws(material))), tell, stop)
     try:
-        tuned = tune.tune(goals, dials, start, options, progress=tell, stop=stop)
-        rows = _rows(task, start, tuned.weights, dials.family)
+        goals = drawing.add_cases(material.tuning)
+        keeps = [min(1.0, max(0.0, options.keep + away)) for away in _AROUND] if drawing.count else []
+        tuned = tune.tune(goals, dials, start, options, keeps=keeps, progress=tell, stop=stop)
+        weights = drawing.best([tuned.weights, *tuned.others], goals, options.keep)
+        rows = _rows(task, start, weights, dials.family)
         scores = []
-        for n, (name, weights) in enumerate(rows):
+        for n, (name, numbers) in enumerate(rows):
             tell(n, len(rows), f"comparing {name}")
-            scores.append(apart.score(dials, name, weights, stop))
+            scores.append(material.comparing.score(dials, name, numbers, stop))
+        table = tune.table(scores, scores[1])
+        for n in (1, len(rows) - 1):
+            table[n]["shown"] = drawing.share(rows[n][1], rows[n][0])
     finally:
         dials.remove()
     return {
-        **about,
+        **material.about,
         "options": asdict(options),
-        "weights": tuned.weights,
-        "presets": _presets(task, tuned.weights, dials),
-        "table": tune.table(scores, scores[1]),
+        "weights": weights,
+        "drawn": drawing.count,
+        "presets": _presets(task, weights, dials),
+        "table": table,
         "history": tuned.history,
     }
 
 
-def _goals(
+class _Drawing:
+    """Pictures of the subject under some numbers, at the same seeds each time, and whether they show it.
+
+    count: of them; 0 where nothing is drawn: no prompt asks for the subject, or the task says so.
+    """
+
+    def __init__(
+        self, model: StableDiffusion, dials: Dials, material: _Material, count: int, tell: _Telling, stop: Stop
+    ) -> None:
+        self.count = count if material.prompt else 0
+        self._model, self._dials, self._material, self._tell, self._stop = model, dials, material, tell, stop
+        self._none: tune.Numbers = [{} for _ in dials.present]
+        self._flat: tune.Numbers = [flat_weights(dials.family) for _ in dials.present]
+        self._judge = drawn.Judge(
+            model,
+            dials,
+            material.how,
+            material.prompt,
+            self._flat,
+            seed=material.seed,
+            at_once=material.at_once,
+            stop=stop,
+        )
+
+    def add_cases(self, goals: tune.Goals) -> tune.Goals:
+        """With pictures that the LoRAs draw themselves, those that show the subject: the ones that they were trained
+        on say little of how others come about."""
+        if not self.count:
+            return goals
+        material, scale = self._material, self._model.scale_factor
+        without = self._draw(self._none, "without", 0)
+        self._judge.calibrate([batch.latents.float() * scale for batch in material.pictures], without)
+        latents = self._draw(self._flat, "1 everywhere", 0)
+        self._shown_flat = self._judge(latents)
+        good = latents[self._shown_flat > 0.5] / scale
+        batches = [
+            Batch(one, [material.prompt] * len(one), torch.ones(len(one))) for one in good.split(material.at_once)
+        ]
+        if not len(good):
+            return goals
+        self._dials.turn(self._none)
+        rounds = max(1, round(material.rows / len(good)))
+        more = cases.noised(self._model, batches, material.how, rounds, material.seed + 2, [material.prompt])
+        return replace(goals, subject=[*goals.subject, *more])
+
+    def best(self, found: Sequence[tune.Numbers], goals: tune.Goals, keep: float) -> tune.Numbers:
+        """Of what was tuned for several values of keep; the first where nothing is drawn."""
+        if not self.count:
+            return found[0]
+        weak: tune.Numbers = [{block: _WEAKER * w for block, w in its.items()} for its in self._flat]
+        flat = drawn.Try(self._flat, self._shown_flat, goals.drifted(self._dials, self._flat, self._stop))
+        weaker, *tries = [
+            drawn.Try(numbers, self._shown(numbers, what, 0), goals.drifted(self._dials, numbers, self._stop))
+            for numbers, what in [
+                (weak, f"{_WEAKER} everywhere"),
+                *((one, f"tuned, {n} of {len(found)}") for n, one in enumerate(found, 1)),
+            ]
+        ]
+        return drawn.choose(tries, flat, weaker, _WEAKER, keep).numbers
+
+    def share(self, numbers: tune.Numbers, what: str) -> float | None:
+        """Of pictures at seeds that nothing was chosen on."""
+        return float(self._shown(numbers, what, 1).mean()) if self.count else None
+
+    def _shown(self, numbers: tune.Numbers, what: str, turn: int) -> Tensor:
+        return self._judge(self._draw(numbers, what, turn))
+
+    def _draw(self, numbers: tune.Numbers, what: str, turn: int) -> Tensor:
+        self._dials.turn(numbers)
+        return drawn.draw(
+            self._model,
+            [self._material.prompt] * self.count,
+            [cases.seed_of(self._material.seed, turn * self.count + n) for n in range(self.count)],
+            self._material.how,
+            at_once=self._material.at_once,
+            on_run=lambda n, of: self._tell(n, of, f"drawing the subject, {what}"),
+            stop=self._stop,
+        )
+
+
+def _draws(material: _Material) -> int:
+    width, height = material.how.size
+    return _DRAWN if width * height <= _SMALL else _DRAWN_LARGE
+
+
+def _material(
     model: StableDiffusion, task: Mapping[str, Any], mix: Sequence[Mixed], tell: _Telling, stop: Stop
-) -> tuple[tune.Goals, tune.Goals, dict[str, Any]]:
-    """What to tune on, what to compare on, and what is to be told of both."""
+) -> _Material:
     shot, seed = task["shot"], int(task.get("seed", 1))
     side = int(task.get("resolution") or _resolution(mix[0].path) or 512)
     at_once = 8 if max(side * side, shot["width"] * shot["height"]) <= _SMALL else 2
@@ -163,9 +280,10 @@ def _goals(
     captions = [use.picture.caption for part in (first, held_out) if part for use in part.uses()]
     trigger = task.get("trigger") or _trigger(captions)
     prompts = list(task.get("prompts") or ()) or _without_trigger(captions, trigger) or list(_GENERIC)
-    own = [shot["prompt"]] if shot["prompt"].strip() else [trigger] if trigger else []
+    own = shot["prompt"] if shot["prompt"].strip() else trigger
     share = max(1, len(prompts) // 3) if len(prompts) > 2 else 0
     emphasis = float(task.get("emphasis") or tune.Options.emphasis)
+    pictures: list[Batch] = []
 
     def warn(text: str) -> None:
         tell.emit(event("warning", text=text))
@@ -179,11 +297,11 @@ def _goals(
             stop=stop,
             warn=warn,
         )
-        pictures = sum(len(batch.captions) for batch in batches)
-        rounds = max(2, round(rows / pictures))
+        pictures.extend(batches)
+        rounds = max(2, round(rows / sum(len(batch.captions) for batch in batches)))
         tell(0, 1, f"noising the pictures {what}")
-        subject = cases.noised(model, batches, how, rounds, seed, own)
-        drawn = cases.steps_of_runs(
+        subject = cases.noised(model, batches, how, rounds, seed, [own] if own else [])
+        still = cases.steps_of_runs(
             model,
             neutral,
             how,
@@ -193,19 +311,16 @@ def _goals(
             stop=stop,
             on_run=lambda n, of: tell(n, of, f"drawing neutral prompts {what}"),
         )
-        return tune.Goals(model, subject, drawn, how, emphasis)
+        return tune.Goals(model, subject, still, how, emphasis)
 
     tuning = goals(first, prompts[share:], seed, "to tune on")
     comparing = goals(held_out or first, prompts[:share] or prompts, seed + 1, "to compare on")
-    return (
-        tuning,
-        comparing,
-        {
-            "pictures": {"tuned": first.picture_count, "compared": held_out.picture_count if held_out else 0},
-            "trigger": trigger,
-            "prompts": {"tuned": prompts[share:], "compared": prompts[:share] or prompts},
-        },
-    )
+    about = {
+        "pictures": {"tuned": first.picture_count, "compared": held_out.picture_count if held_out else 0},
+        "trigger": trigger,
+        "prompts": {"tuned": prompts[share:], "compared": prompts[:share] or prompts},
+    }
+    return _Material(tuning, comparing, pictures, own, seed, at_once, rows, about)
 
 
 def _rows(

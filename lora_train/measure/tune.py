@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ class Options:
     number to its start; emphasis: see above.
     """
 
-    keep: float = 0.515
+    keep: float = 0.5
     low: float = 0.0
     high: float = 2.0
     steps: int = 600
@@ -71,9 +71,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Tuned:
-    """weights: the result; history: (step, won, drift) as the linear prediction has them."""
+    """weights: the result; others: the same for other values of keep; history: (step, won, drift) as the linear
+    prediction has them."""
 
     weights: Numbers
+    others: list[Numbers] = field(default_factory=list)
     history: list[tuple[int, float, float]] = field(default_factory=list)
 
 
@@ -132,18 +134,25 @@ class Goals:
     ) -> Score:
         """Of these weights, on all cases."""
         dials.turn(weights)
-        parts = [(self.subject, self.won), (self.neutral, self.drift)]
-        if with_loss:
-            parts.append((self.subject, self._loss))
-        means = []
-        for cases, measure in parts:
-            total = 0.0
-            for one in cases:
-                if stop():
-                    raise Stopped
-                total += float(measure(one)) * len(one)
-            means.append(total / sum(map(len, cases)))
-        return Score(name, *means)
+        won = self._over(self.subject, self.won, stop)
+        loss = self._over(self.subject, self._loss, stop) if with_loss else math.nan
+        return Score(name, won, self._over(self.neutral, self.drift, stop), loss)
+
+    @torch.no_grad()
+    def drifted(
+        self, dials: Dials, weights: Sequence[Mapping[str, float]], stop: Callable[[], bool] = lambda: False
+    ) -> float:
+        """The drift of these weights alone."""
+        dials.turn(weights)
+        return self._over(self.neutral, self.drift, stop)
+
+    def _over(self, batches: Sequence[Cases], measure: Callable[[Cases], Tensor], stop: Callable[[], bool]) -> float:
+        total = 0.0
+        for one in batches:
+            if stop():
+                raise Stopped
+            total += float(measure(one)) * len(one)
+        return total / sum(map(len, batches))
 
 
 def tune(
@@ -152,14 +161,16 @@ def tune(
     start: Numbers,
     options: Options,
     *,
+    keeps: Sequence[float] = (),
     progress: Progress = lambda done, total, what: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Tuned:
     """Adam on the numbers of the blocks that the LoRAs have, from `start`; blocks that they lack stay as they are.
 
     The prediction is taken as linear in the numbers: its slope along each is measured once on all cases, which makes
-    both goals quadratic forms of the numbers. `rounds` above 1 measure again where the last round ended. Raises
-    Stopped, and UserError for a LoRA that does nothing.
+    both goals quadratic forms of the numbers. `rounds` above 1 measure again where the last round ended. `keeps` asks
+    for results at other values of keep, too, which cost nothing. Raises Stopped, and UserError for a LoRA that does
+    nothing.
     """
     vector, history = _Vector(dials, start, options), list[tuple[int, float, float]]()
     at = vector.numbers()
@@ -168,9 +179,16 @@ def tune(
         won, drift = _forms(goals, dials, vector, at, turn, rounds, progress, stop)
         if turn == 0:
             balance = _balance(won, drift, vector.now())
+        begun = vector.free.detach().clone()
         history += _descend(vector, won, drift, balance, options)
         at = vector.numbers()
-    return Tuned(at, history)
+    others = []
+    for keep in keeps:
+        with torch.no_grad():
+            vector.free.copy_(begun)
+        _descend(vector, won, drift, balance, replace(options, keep=keep))
+        others.append(vector.numbers())
+    return Tuned(at, others, history)
 
 
 @dataclass

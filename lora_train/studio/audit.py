@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
@@ -254,9 +255,15 @@ def _single(row: Row) -> list[str]:
 
 
 def _several(row: Row) -> list[str]:
-    return [tag for tag in row.tags if _SEVERAL.fullmatch(key(tag))]
+    return [tag for tag in row.tags if _is_several(tag)]
 
 
+@lru_cache(1 << 16)
+def _is_several(tag: str) -> bool:
+    return _SEVERAL.fullmatch(key(tag)) is not None
+
+
+@lru_cache(1 << 16)
 def _is_sentence(tag: str) -> bool:
     return len(tag.split()) >= _SENTENCE
 
@@ -319,7 +326,9 @@ def _rare(rows: Sequence[Row]) -> Iterator[Finding]:
     if rare:
         members = tuple(dict.fromkeys(rare.values()))
         names = tuple(spelt[name] for name in rare)
-        text = f"{len(rare)} tags are on one picture alone: {listed(list(names), 5)}"
+        told = listed(list(names), 5)
+        one = f"1 tag is on one picture alone: {told}"
+        text = one if len(rare) == 1 else f"{len(rare)} tags are on one picture alone: {told}"
         yield Finding("rare", text, members, names, Remove(names), hint=True)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..dataset import captions, encodings, folders, images
-from ..dataset.folders import Listing, list_folder, shown
+from ..dataset.folders import Listing, list_folder, listed, shown
 from ..errors import UserError
 from . import edits, limited, project
 from .edits import Edit, Save, key
@@ -332,7 +332,10 @@ def _folders(folder: str | Path) -> tuple[Path, list[tuple[Listing, str, bool]],
         shown_choices = ", ".join(shown(path.name) for path in opened.choices)
         raise UserError(f"several projects are there: {shown_choices}", where=folder, remedy="Name one of them")
     if opened.project:
-        concepts = [c for c in opened.project.concepts() if opened.focus in (None, c.folder)]
+        all_of_it = opened.project.concepts()
+        concepts = [c for c in all_of_it if c.folder == opened.focus or (not opened.focus and c.used)]
+        if not opened.focus and (out := [shown(c.folder.name) for c in all_of_it if not c.used]):
+            said.append(f"Left out of training, so not among these: {listed(out, 5)}")
         return opened.project.root, [(list_folder(c.folder), c.name, c.is_reg) for c in concepts], said
     found = [(listing, is_reg) for listing, is_reg in _plain(opened.folder) if listing.pictures]
     return _root(opened), [(one, _words(one.folder), is_reg) for one, is_reg in found], said

@@ -12,7 +12,9 @@ from typing import Any
 
 from ..dataset.folders import existing, shown
 from ..errors import DONE, UserError
+from ..files import write_text
 from ..paths import ROOT
+from ..settings.reading import read_config
 from . import project as projects
 from .project import Opened, Project
 
@@ -23,6 +25,7 @@ _ACTIONS = {
     "drop": "use those of OTHER no longer",
     "leave-out": "don't train on OTHER, a folder of the project's",
     "use": "train on OTHER again",
+    "settings": "what `train` needs to train on it; with --config: put that into a file",
     "history": "what was changed in a project",
     "undo": "take the latest change back",
 }
@@ -40,6 +43,7 @@ def add_arguments(verbs: argparse._SubParsersAction) -> None:
     parser.add_argument("folder", nargs="?", help="a project, its image/, a <repeats>_<name> folder, or pictures")
     parser.add_argument("other", nargs="?", help="another folder of pictures")
     parser.add_argument("--data-dir", type=Path, default=ROOT / "outputs", metavar="FOLDER", help="holds the list")
+    parser.add_argument("--config", type=Path, metavar="FILE.json", help="settings: make this file, or change it")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_project)
 
@@ -68,8 +72,12 @@ def add_arguments(verbs: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--no-captions", action="store_true", help="don't copy the text files")
     parser.add_argument("--remove-background", action="store_true", help="by rembg, where it is installed")
-    parser.add_argument("--detector", default="", help="yunet, retinaface, anime or haar (default: the best there is)")
-    parser.add_argument("--models", type=Path, action="append", default=[], help="folder of face detectors' models")
+    parser.add_argument(
+        "--detector", default="", help="yunet, retinaface, anime, bundled or haar (default: the best there is)"
+    )
+    parser.add_argument(
+        "--models", type=Path, action="append", default=[], help="folder of models of face detectors and removers"
+    )
     parser.set_defaults(run=_crop)
 
     parser = verbs.add_parser("mask", help="say which part of a project's pictures is learnt: white is, black isn't")
@@ -97,11 +105,28 @@ def _project(args: argparse.Namespace) -> int:
         said.append(f"undone: {undone.entry.title}, {len(undone.restored)} files")
         said += [f"changed since, so it stays: {shown(str(path))}" for path in undone.changed]
     projects.remember(args.data_dir, project)
+    if args.action == "settings":
+        return _settings(project, args)
     if args.json:
         print(json.dumps(_described(opened, said), indent=2))
         return DONE
     for line in (*said, str(project.root), *(_history(project) if args.action == "history" else _folders(project))):
         print(line)
+    return DONE
+
+
+def _settings(project: Project, args: argparse.Namespace) -> int:
+    """Other settings of a file that is there stay."""
+    values = {name: value for name, value in projects.training(project).items() if value}
+    if not args.config:
+        print(json.dumps(values, indent=2, ensure_ascii=False))
+        return DONE
+    if args.config.suffix.lower() != ".json":
+        raise UserError("it is no .json file", where=args.config, remedy="Name one that ends with .json")
+    known = read_config(args.config) if args.config.is_file() else {}
+    others = {name: value for name, value in known.items() if name not in projects.training(project)}
+    write_text(args.config, json.dumps({**values, **others}, indent=1, ensure_ascii=False) + "\n")
+    print(f"to train on it: train {str(args.config)!r}")
     return DONE
 
 
@@ -158,8 +183,12 @@ def _folders(project: Project) -> list[str]:
     for c in project.concepts():
         notes = [("regularisation", c.is_reg), ("elsewhere", c.elsewhere), ("left out", not c.used)]
         told = ", ".join(name for name, is_so in notes if is_so)
-        lines.append(f"  {shown(c.folder.name)}: {len(c.pictures):,} pictures{f' ({told})' if told else ''}")
+        lines.append(f"  {shown(c.folder.name)}: {_pictures_text(len(c.pictures))}{f' ({told})' if told else ''}")
     return lines or ["  no pictures yet"]
+
+
+def _pictures_text(number: int) -> str:
+    return "1 picture" if number == 1 else f"{number:,} pictures"
 
 
 def _history(project: Project) -> list[str]:
@@ -181,7 +210,9 @@ def _scan(args: argparse.Namespace) -> int:
     opened = projects.understand(args.folder)
     project = opened.project if opened.kind in ("project", "image") else None
     if project:
-        report = scan(project.root, project.scan_cache, near=args.near, parts=project.parts())
+        report = scan(
+            project.root, project.scan_cache, near=args.near, parts=project.parts(), left_out=project.left_out()
+        )
     else:
         report = scan(opened.folder, near=args.near)
     if args.json:
@@ -199,7 +230,7 @@ def _crop(args: argparse.Namespace) -> int:
     assert project is not None
     pictures = [picture for path in args.pictures for picture in _pictures(path)]
     cuts, problems = _cuts(args, pictures)
-    remove = masks.remover() if args.remove_background else None
+    remove = masks.remover(models=args.models) if args.remove_background else None
     options = crops.Options(args.side, args.background, args.alpha, not args.no_captions, remove=remove)
     made = crops.make(project, cuts, options)
     for path in made.pictures:
@@ -208,7 +239,10 @@ def _crop(args: argparse.Namespace) -> int:
         print(f"warning: {note}")
     for problem in (*problems, *made.problems):
         print(f"left out: {problem}", file=sys.stderr)
-    print(f"{len(made.pictures)} pictures made; `project undo` takes them back")
+    print(f"{_pictures_text(len(made.pictures))} made; `project undo` takes them back")
+    folders = {cut.picture.parent.absolute() for cut in cuts} - {path.parent for path in made.pictures}
+    for folder in projects.still_used(project, folders) if made.pictures else []:
+        print(f"{shown(folder.name)}, which they were cut from, is trained on as well; `project leave-out` ends that")
     return DONE
 
 

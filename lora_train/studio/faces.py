@@ -1,30 +1,35 @@
-"""Finding faces with what the host has: OpenCV's YuNet, facexlib's RetinaFace, OpenCV's Haar cascade; or nothing.
+"""Finding faces: with models that the host has, for OpenCV's YuNet, facexlib's RetinaFace or a cascade of drawn faces;
+else with our own detector, which is always there: a cascade for photographs, a small network for drawings, in numpy.
 
-Nothing is downloaded. Without a detector boxes are drawn by hand.
+Nothing is downloaded.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
+from .. import paths
 from ..errors import UserError
+from .cascade import Cascade
 from .crops import Box, Detect, Face
+from .drawn_faces import Found, Network, apart, same
 
-ORDER = ("yunet", "retinaface", "anime", "haar")
+ORDER = ("yunet", "retinaface", "anime", "bundled", "haar")
 """The best first."""
 
 TITLES = {
     "yunet": "OpenCV YuNet",
     "retinaface": "RetinaFace (facexlib)",
     "anime": "OpenCV cascade of drawn faces (lbpcascade_animeface.xml among the models)",
+    "bundled": "Own detector (frontal faces, photographed or drawn)",
     "haar": "OpenCV Haar cascade (frontal faces of photographs)",
 }
 
@@ -35,6 +40,10 @@ _YUNET, _RETINA, _ANIME, _HAAR = (
     "haarcascade_frontalface_alt2.xml",
 )
 _SIDE = 640  # pixels of the longer side that YuNet and RetinaFace are given
+_FRONTAL, _DRAWN = "haarcascade_frontalface_alt2.xml.gz", "drawn.npz"
+_PHOTOGRAPH = 448  # pixels of the longer side that the cascade is given
+_HALF_SURE, _ALONE = 0.5, 0.8  # scores of what both find, or one of them
+_LEAST = 1 / 14  # of the shorter side: the smallest face that is worth a cut
 
 
 @dataclass(frozen=True)
@@ -54,10 +63,9 @@ def available(models: Sequence[Path] = ()) -> list[str]:
 def detector(name: str = "", models: Sequence[Path] = ()) -> Detector:
     """The detector of that name, the best one for "". Raises UserError where there is none, or it can't be loaded."""
     found = available(models)
-    if not found or (name and name not in found):
-        what = f"there is no face detector {name!r} here" if name else "there is no face detector here"
-        remedy = f"Choose from {', '.join(found)}" if found else "Draw the boxes by hand, or install opencv-python"
-        raise UserError(what, where="detector", remedy=remedy)
+    if name and name not in found:
+        what = f"there is no face detector {name!r} here"
+        raise UserError(what, where="detector", remedy=f"Choose from {', '.join(found)}")
     name = name or found[0]
     file = _file(name, models)
     assert file is not None
@@ -85,6 +93,10 @@ def _guarded(detect: Detect, title: str) -> Detect:
 
 def _file(name: str, models: Sequence[Path]) -> Path | None:
     """What the detector reads; None where it or its package is missing."""
+    if name == "bundled":
+        return paths.FACES / _FRONTAL
+    if name == "anime":
+        return next(_named(models, _ANIME), None)
     if importlib.util.find_spec("facexlib" if name == "retinaface" else "cv2") is None:
         return None
     if name == "retinaface":
@@ -95,8 +107,6 @@ def _file(name: str, models: Sequence[Path]) -> Path | None:
         return None
     if name == "yunet":
         return next(_named(models, _YUNET), None) if hasattr(cv2, "FaceDetectorYN") else None
-    if name == "anime":
-        return next(_named(models, _ANIME), None)
     cascade = Path(getattr(getattr(cv2, "data", None), "haarcascades", "")) / _HAAR
     return cascade if cascade.is_file() else None
 
@@ -108,8 +118,47 @@ def _named(folders: Sequence[Path], pattern: str) -> Iterator[Path]:
             yield from sorted(p for p in (*folder.glob(pattern), *folder.glob(f"*/{pattern}")) if p.is_file())
 
 
+def _bundled(file: Path) -> Detect:
+    """The frontal cascade and the network: what both find counts at once, what one finds alone must be surer."""
+    photographed, drawn = _cascade(file), Network(file.with_name(_DRAWN))
+
+    def detect(picture: Image.Image) -> list[Face]:
+        seen = drawn.look(picture, _HALF_SURE)
+        found: list[Found] = []
+        for face in photographed(picture):
+            one = Found(face.box.left, face.box.top, face.box.width, face.score)
+            twin = next((other for other in seen if same(one, other)), None)
+            if twin:
+                seen.remove(twin)
+                found.append(one.with_(twin))
+            elif one.score >= _ALONE:
+                found.append(one)
+        found += [one for one in seen if one.score >= _ALONE]
+        return [Face(_box((one.left, one.top, one.side, one.side)), one.score) for one in apart(found)]
+
+    return detect
+
+
+def _cascade(file: Path) -> Detect:
+    """A cascade in numpy."""
+    cascade = Cascade(file)
+
+    def detect(picture: Image.Image) -> list[Face]:
+        small, factor = _within(picture, _PHOTOGRAPH)
+        least = max(cascade.side, min(small.size) * _LEAST)
+        windows = cascade.look(ImageOps.equalize(small.convert("L")), least, factor=1.12, agree=5)
+        enough = windows.agreed.max(initial=0) / 3
+        return [
+            Face(_box((*square[:2], square[2], square[2])).scaled(factor), float(1 - 0.5 ** (agreed / 6)))
+            for square, agreed in zip(windows.squares, windows.agreed, strict=True)
+            if agreed >= enough
+        ]
+
+    return detect
+
+
 def _haar(file: Path) -> Detect:
-    """Any of OpenCV's cascades."""
+    """A cascade by OpenCV."""
     import cv2
 
     cascade = cv2.CascadeClassifier(str(file))
@@ -159,12 +208,18 @@ def _retinaface(file: Path) -> Detect:
     return detect
 
 
-_MAKERS = {"haar": _haar, "anime": _haar, "yunet": _yunet, "retinaface": _retinaface}
+_MAKERS: dict[str, Callable[[Path], Detect]] = {
+    "haar": _haar,
+    "anime": _cascade,
+    "bundled": _bundled,
+    "yunet": _yunet,
+    "retinaface": _retinaface,
+}
 
 
-def _within(picture: Image.Image) -> tuple[Image.Image, float]:
-    """(the picture at most _SIDE pixels long, how many times larger it was)."""
-    factor = max(picture.size) / _SIDE
+def _within(picture: Image.Image, side: int = _SIDE) -> tuple[Image.Image, float]:
+    """(the picture at most `side` pixels long, how many times larger it was)."""
+    factor = max(picture.size) / side
     if factor <= 1:
         return picture, 1.0
     size = (max(1, round(picture.width / factor)), max(1, round(picture.height / factor)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ class Made:
 def plan(
     table: Table, rows: Iterable[Row] | None = None, protect: Iterable[str] = (), keep_writing: bool = False
 ) -> Plan:
-    """The copies of `rows` (all but those of regularisation), but of those that have one, or are one.
+    """The copies of `rows` (all but those of regularisation), but of those that have one, are one, or lie elsewhere.
 
     protect: tags that stay as they are, such as a trigger. keep_writing: mirror pictures whose captions speak of text
     in them, too. Writes nothing.
@@ -66,11 +67,14 @@ def plan(
     swap = Swap(tuple(protect))
     stems = {os.path.normcase(row.picture.with_suffix("")) for row in table.rows}
     copies, skipped, writing = [], [], 0
+    elsewhere: Counter[Path] = Counter()
     for row in table.own if rows is None else rows:
         picture, name = row.picture, shown(row.picture.name)
         if picture.stem.endswith(ENDING):
             continue
-        if row.problem:
+        if not picture.absolute().is_relative_to(table.root):
+            elsewhere[picture.parent] += 1
+        elif row.problem:
             skipped.append(f"{name}: {row.problem}")
         elif os.path.normcase(picture.with_name(picture.stem + ENDING)) in stems:
             skipped.append(f"{name} has a mirrored copy")
@@ -80,7 +84,14 @@ def plan(
             suffix = picture.suffix if picture.suffix.lower() in _KEPT else ".png"
             target = picture.with_name(picture.stem + ENDING + suffix)
             copies.append(Copy(row, target, None if row.missing else swap.text(row.text, table.known)))
-    return Plan(tuple(copies), tuple(skipped), writing)
+    outside = [_outside(shown(folder.name), count) for folder, count in elsewhere.items()]
+    return Plan(tuple(copies), (*outside, *skipped), writing)
+
+
+def _outside(folder: str, count: int) -> str:
+    if count == 1:
+        return f"{folder}: 1 picture lies outside of the project, and nothing is written there; cut it first"
+    return f"{folder}: {count:,} pictures lie outside of the project, and nothing is written there; cut them first"
 
 
 def make(

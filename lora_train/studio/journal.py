@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..dataset.folders import listed, shown
 from ..dataset.images import SUFFIXES
 from ..errors import UserError
 from ..files import replace_file
@@ -150,6 +151,24 @@ class Journal:
             if not change.steps:
                 self._path(number).unlink(missing_ok=True)
 
+    @contextmanager
+    def whole_change(self, title: str) -> Iterator[Change]:
+        """As `change`, but what was done is taken back when it fails, and the error says what could not be."""
+        change: Change | None = None
+        try:
+            with self.change(title) as change:
+                yield change
+        except BaseException as error:
+            if change is None or not change.steps:
+                raise
+            try:
+                undone = self.undo(change.number)
+            except (UserError, OSError) as why:
+                raise _half_done(title, str(why), error) from error
+            if undone.changed:
+                raise _half_done(title, listed([shown(path.name) for path in undone.changed], 5), error) from error
+            raise
+
     def entries(self) -> list[Entry]:
         """All changes, the latest first."""
         numbers = sorted((int(p.stem) for p in self._folder.glob("*.jsonl") if p.stem.isdecimal()), reverse=True)
@@ -169,6 +188,12 @@ class Journal:
                 _known.clear()
             known = _known[path] = state, _entry(number, self._lines(number))
         return known[1]
+
+    def places(self, number: int) -> list[Path]:
+        """What a change wrote or moved, as undoing it would again."""
+        if not self._path(number).is_file():
+            return []
+        return [self._root / name for name in _touched(self._lines(number))]
 
     def undo(self, number: int | None = None) -> Undone:
         """Take back a change, the latest one that isn't undone when no number is given. What was edited since stays.
@@ -262,6 +287,11 @@ class Journal:
         return found
 
 
+def _half_done(title: str, why: str, error: BaseException) -> UserError:
+    what = f"{error}; what was done of it could not be taken back ({why})"
+    return UserError(what, where=title, remedy="Undo it in the list of changes")
+
+
 def _beside_a_picture(path: Path) -> bool:
     """Whether a file is called as a picture in its folder is, and is none itself: a caption."""
     suffix = path.suffix.lower()
@@ -323,9 +353,13 @@ def _rename(source: Path, target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as old, target.open("wb") as new:
-        while chunk := old.read(_CHUNK):
-            new.write(chunk)
+    try:
+        with source.open("rb") as old, target.open("wb") as new:
+            while chunk := old.read(_CHUNK):
+                new.write(chunk)
+    except OSError as error:
+        remedy = "Free some space, and check that it can be read"
+        raise UserError(f"it can't be copied ({error.strerror})", where=shown(str(source)), remedy=remedy) from error
 
 
 def _digest_of(path: Path) -> str:

@@ -6,6 +6,7 @@ They lie in the project, masks/<folder of the picture>/<its name>.png, where mas
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -31,8 +33,31 @@ WAYS = ("alpha", "background", "white", "invert")
 Remove = Callable[[Image.Image], Image.Image]
 """Of an RGB picture: mode L of its size, white where it is no background."""
 
+_LOADED: dict[tuple[str, Path, int], Any] = {}
+"""The session that was used last: a model takes seconds to load."""
+_LOADING, _RUNNING = threading.Lock(), threading.Lock()
 _MOST = 2048  # pixels of a mask's longer side; training looks at fewer
-_MODELS = ("isnet-general-use", "u2net", "isnet-anime", "u2net_human_seg", "silueta", "u2netp")
+
+REMOVERS = {
+    "isnet-general-use": "fc16ebd8b0c10d971d3513d564d01e29",
+    "u2net": "60024c5c889badc19c04ad937298a77b",
+    "isnet-anime": "6f184e756bb3bd901c8849220a83e38e",
+    "birefnet-general": "7a35a0141cbbc80de11d9c9a28f52697",
+    "birefnet-general-lite": "4fab47adc4ff364be1713e97b7e66334",
+    "birefnet-portrait": "c3a64a6abf20250d090cd055f12a3b67",
+    "birefnet-massive": "33e726a2136a3d59eb0fdf613e31e3e9",
+    "birefnet-hrsod": "c017ade5de8a50ff0fd74d790d268dda",
+    "birefnet-dis": "2d4d44102b446f33a4ebb2e56c051f2b",
+    "birefnet-cod": "f6d0d21ca89d287f17e7afe9f5fd3b45",
+    "bria-rmbg": "",
+    "u2net_human_seg": "c09ddc2e0104f800e3e1bb4652583d1f",
+    "silueta": "55e59e0d8062d2f5d013f4725ee84782",
+    "u2netp": "8e83ca70e441ab06c318d82300c84806",
+}
+"""rembg's models that tell what is in front, the first of them that is there is used; MD5 of the published files.
+
+Its u2net_cloth_seg (three masks), sam (needs points) and custom ones (need a path) are none of them.
+"""
 
 
 @dataclass(frozen=True)
@@ -171,51 +196,115 @@ def _aside(project: Project, mask: Path) -> Path:
     return project.work / "aside" / f"{time.time_ns():x}" / mask.parent.name / mask.name
 
 
-# Background removal, by rembg where the host has it
+# Background removal, by rembg where the host has it. rembg itself would fetch a model that is missing, and replace one
+# that isn't the published file; here it only ever opens the file that is there.
 
 
-def removers() -> list[str]:
-    """Names of rembg's models that are on this machine; nothing is downloaded."""
+def removers(models: Sequence[Path] = ()) -> list[str]:
+    """Names of rembg's models that are on this machine. models: the host's folders of models, looked into."""
     if importlib.util.find_spec("rembg") is None:
         return []
-    home = _home()
-    found = sorted(path.stem for path in home.glob("*.onnx")) if home.is_dir() else []
-    return [*(name for name in _MODELS if name in found), *(name for name in found if name not in _MODELS)]
+    return [name for name in REMOVERS if _model(name, models)]
 
 
-def remover(name: str = "") -> Remove:
-    """What takes a picture's background away. Raises UserError where it isn't installed or has no model."""
-    there = removers()
+def lacking(models: Sequence[Path] = ()) -> UserError | None:
+    """What the removal of backgrounds needs here; None where it has it."""
     if importlib.util.find_spec("rembg") is None:
-        what, remedy = "rembg isn't installed here", "Install it, or draw the masks by hand"
-        raise UserError(what, where="background", remedy=remedy)
-    if not there or (name and name not in there):
-        remedy = f"Put such a model into {shown(str(_home()))}"
-        raise UserError(f"rembg has no model {name}".rstrip(), where="background", remedy=remedy)
-    try:
-        import rembg
+        remedy = "Install rembg and onnxruntime in this Python, or draw the masks by hand"
+        return UserError("rembg isn't installed here", where="background", remedy=remedy)
+    if removers(models):
+        return None
+    return _without("rembg has no model", models)
 
-        session = rembg.new_session(name or there[0])
-    except Exception as error:  # a package of the host's, in any state
-        what = f"rembg can't be loaded ({type(error).__name__}: {error})"
-        raise UserError(what, where="background", remedy="Install it anew") from error
-    lock = threading.Lock()
+
+def remover(name: str = "", models: Sequence[Path] = ()) -> Remove:
+    """What takes a picture's background away. Raises UserError where it isn't installed or has no model."""
+    if problem := lacking(models):
+        raise problem
+    if name and name not in REMOVERS:
+        what = f"rembg has no model {name} that tells front from back"
+        raise UserError(what, where="background", remedy=f"Choose from {', '.join(removers(models))}")
+    name = name or removers(models)[0]
+    file = _model(name, models)
+    if file is None:
+        raise _without(f"rembg has no model {name}", models, name)
+    with _LOADING:
+        key = name, file, file.stat().st_mtime_ns
+        if key not in _LOADED:
+            _LOADED.clear()
+            _LOADED[key] = _session(name, file)
+        session = _LOADED[key]
 
     def removed(picture: Image.Image) -> Image.Image:
+        import rembg
+
         try:
-            with lock:
+            with _RUNNING:
                 found: Image.Image = rembg.remove(picture.convert("RGB"), session=session, only_mask=True)
         except Exception as error:  # a network may fail in any way
-            what = f"rembg failed ({type(error).__name__}: {error})"
+            what = f"rembg failed ({_said(error)})"
             raise UserError(what, where="background", remedy="Draw the mask by hand") from error
         return found.convert("L").resize(picture.size)
 
     return removed
 
 
-def _home() -> Path:
-    given = os.environ.get("U2NET_HOME")
-    return Path(given) if given else Path(os.environ.get("XDG_DATA_HOME") or Path.home()) / ".u2net"
+def _session(name: str, file: Path) -> Any:
+    """rembg's session of that name over that file. Raises UserError."""
+    try:
+        import onnxruntime
+        from rembg.sessions import sessions_class
+    except (Exception, SystemExit) as error:  # rembg ends the program where onnxruntime is missing
+        missing = importlib.util.find_spec("onnxruntime") is None
+        what = "rembg needs onnxruntime" if missing else f"rembg can't be loaded ({_said(error)})"
+        raise UserError(what, where="background", remedy="Install rembg and onnxruntime anew") from error
+    kind = next((one for one in sessions_class if one.name() == name), None)
+    if kind is None:
+        raise UserError(f"this rembg doesn't know {name}", where="background", remedy="Update rembg")
+    local = type(kind.__name__, (kind,), {"download_models": classmethod(lambda cls, *args, **kwargs: str(file))})
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        return local(name, options)
+    except Exception as error:  # a file may hold anything
+        expected = REMOVERS[name]
+        strange = expected and _checksum(file) != expected
+        what = f"{shown(file.name)} can't be loaded ({_said(error)})"
+        if strange:
+            what = f"{shown(file.name)} can't be loaded, and isn't the file that rembg published (MD5 {expected})"
+        raise UserError(what, where="background", remedy="Download it again, or take it away") from error
+
+
+def _without(what: str, models: Sequence[Path], name: str = "") -> UserError:
+    wanted = f"{name}.onnx" if name else "isnet-general-use.onnx, u2net.onnx or isnet-anime.onnx"
+    place = shown(str(_places(models)[0]))
+    remedy = f"Put {wanted}, from the releases page of rembg, into {place}; nothing is downloaded by itself"
+    return UserError(what, where="background", remedy=remedy)
+
+
+def _model(name: str, models: Sequence[Path]) -> Path | None:
+    """The file of that model, which isn't empty."""
+    files = (place / f"{name}.onnx" for place in _places(models))
+    return next((file for file in files if file.is_file() and file.stat().st_size), None)
+
+
+def _places(models: Sequence[Path]) -> list[Path]:
+    """rembg's own folder, and those that extensions of a WebUI use."""
+    home = os.environ.get("U2NET_HOME") or os.path.join(os.environ.get("XDG_DATA_HOME") or "~", ".u2net")  # noqa: PTH118
+    return [Path(home).expanduser(), *(folder / name for folder in models for name in ("u2net", "rembg"))]
+
+
+def _checksum(file: Path) -> str:
+    found = hashlib.md5(usedforsecurity=False)
+    with file.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _said(error: BaseException) -> str:
+    """The first line of what a library says, which may be a page."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
 
 
 # Whether the training uses them

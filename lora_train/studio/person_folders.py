@@ -74,21 +74,19 @@ def apply(project: Project, plan: PersonPlan) -> Applied:
                 renames.append((concept.folder, project.image / folder.folder))
     renames = [(old, new) for old, new in renames if old != new]
     _check(renames)
-    entries = []
-    if renames:
-        with project.journal.change(f"repeats: {', '.join(new.name for _, new in renames)}") as change:
-            for old, new in renames:
-                change.move(old, new)
-                masks = project.masks
-                if old.parent == project.image and (masks / old.name).is_dir() and not (masks / new.name).exists():
-                    change.move(masks / old.name, masks / new.name)
-        entries.append(change.number)
+    entries: list[int] = []
+    new_names = [*folders.values(), *(new.name for _, new in renames)] if wanted else [new.name for _, new in renames]
+    title = f"repeats: {', '.join(dict.fromkeys(new_names))}"
     if wanted:
-        title = f"repeats: {', '.join(folders.values())}"
-        written = plan_folders.write(project, wanted, folders, [c.folder for c in copied], title)
-        entries = [*([written.entry] if written.entry is not None else []), *entries]
+        written = plan_folders.write(project, wanted, folders, [c.folder for c in copied], title, renames=renames)
+        entries = [written.entry] if written.entry is not None else []
+    elif renames:
+        with project.journal.whole_change(title) as change:
+            for old, new in renames:
+                plan_folders.rename(project, change, old, new)
+        entries = [change.number]
     return Applied(
-        tuple((shown(old.name), shown(new.name)) for old, new in renames),
+        tuple((_told(old), _told(new)) for old, new in renames),
         tuple(shown(folders[_group(f)]) for f in plan.folders if _group(f) in folders and copied),
         tuple(entries),
     )
@@ -106,6 +104,10 @@ def _called(project: Project, name: str) -> list[Concept]:
 def _copies(project: Project, concept: Concept, folder: Folder) -> list[Wanted]:
     pictures: Sequence[Path] = plan_folders.unmirrored(concept.pictures)
     return [Wanted(f"{key_of(project, path)}#0", path, _group(folder)) for path in pictures]
+
+
+def _told(folder: Path) -> str:
+    return shown(f"{folder.parent.name}/{folder.name}")
 
 
 def _group(folder: Folder) -> str:

@@ -25,9 +25,14 @@ def add_arguments(verbs: argparse._SubParsersAction) -> None:
     style = verbs.add_parser("plan-style", help="the smallest repeats that balance a style's folders")
     style.add_argument("folder", nargs="?", help="a project whose pictures are sorted; without it: of these numbers")
     style.add_argument("--suggest", action="store_true", help="FOLDER: suggest classes, and find variants")
-    style.add_argument("--detector", default="", help="with --suggest: yunet, retinaface or haar (default: shapes)")
+    style.add_argument(
+        "--detector", default="", help="with --suggest: yunet, retinaface, anime, bundled or haar (default: shapes)"
+    )
     style.add_argument("--models", type=Path, action="append", default=[], help="folder of face detectors' models")
-    fit = "FOLDER: put pictures whose names fit, such as face=close*.png, into a class"
+    fit = (
+        'FOLDER: put pictures whose names fit, such as face=close*.png or "main=1_hina/*", into a class; '
+        "suggested=NAMES: back into the one that was suggested"
+    )
     style.add_argument("--sort", action="append", default=[], metavar="CLASS=PATTERN", help=fit)
     style.add_argument("--write", action="store_true", help="FOLDER: write its folders, or change them")
     style.add_argument("--main", type=int, default=0, metavar="N", help="main visuals")
@@ -38,6 +43,7 @@ def add_arguments(verbs: argparse._SubParsersAction) -> None:
     style.add_argument("--grey", type=int, default=0, metavar="N", help="how many of all have no colour")
     style.add_argument("--grey-style", action="store_true", help="the style is black and white itself")
     style.add_argument("--no-flipped", action="store_true", help="no mirrored copies are made")
+    style.add_argument("--no-variants", action="store_true", help="FOLDER: near-duplicates are pictures like others")
     style.add_argument("--tolerance", type=float, default=Rules.tolerance, metavar="T", help="of main : face = 4 (0.2)")
     style.add_argument("--name", default="", help="put before the class in the folders' names")
     style.add_argument("--repeats", action="append", default=[], metavar="CLASS=N", help="judge these instead")
@@ -90,11 +96,16 @@ def _sorted(args: argparse.Namespace) -> int:
     assert project is not None
     sorting = style_sort.load(project)
     own = _pairs("--repeats", args.repeats)
-    flags = {"flipped": not args.no_flipped, "colour": not args.grey_style, "tolerance": args.tolerance}
-    sorting = replace(sorting, **flags, repeats=own or sorting.repeats, style=args.name or sorting.style)
+    flags: dict[str, Any] = {
+        "flipped": not args.no_flipped,
+        "colour": not args.grey_style,
+        "variants": not args.no_variants,
+    }
+    style = person_plan.clean(args.name) or sorting.style
+    sorting = replace(sorting, **flags, tolerance=args.tolerance, repeats=own or None, style=style)
     if args.suggest:
         detect = faces.detector(args.detector, args.models).detect if args.detector else None
-        sorting = style_sort.look_through(project, sorting, detect)
+        sorting = style_sort.look_through(project, sorting, detect).onto(sorting)
     for text in args.sort:
         sorting = _put(project, sorting, text)
     style_sort.save(project, sorting)
@@ -112,7 +123,9 @@ def _sorted(args: argparse.Namespace) -> int:
         print(
             f"written: {written.copied} copied, {written.moved} moved, {written.aside} put aside, {written.kept} kept"
         )
-        print("`project undo` takes it back")
+        if written.left_out:
+            print(f"no longer trained on themselves, since their copies are: {', '.join(written.left_out)}")
+        _go_on(project)
     return DONE
 
 
@@ -120,9 +133,13 @@ def _put(project: Project, sorting: Sorting, text: str) -> Sorting:
     name, _, pattern = text.partition("=")
     if not name or not pattern:
         raise UserError(f"{text!r} is no CLASS=PATTERN", where="--sort", remedy="Write it as face=close*.png")
-    keys = [i.key for i in style_sort.items(project, sorting) if fnmatch(i.path.name, pattern)]
+    found = style_sort.items(project, sorting)
+    keys = [i.key for i in found if any(fnmatch(one, pattern) for one in (i.path.name, f"{i.concept}/{i.path.name}"))]
     if not keys:
-        raise UserError(f"no picture is called {pattern!r}", where="--sort", remedy="Look at the names")
+        remedy = "Give a picture's name, or <folder>/<name>, with * for any letters"
+        raise UserError(f"no picture is called {pattern!r}", where="--sort", remedy=remedy)
+    if name == "suggested":
+        return replace(sorting, chosen={key: one for key, one in sorting.chosen.items() if key not in keys})
     more = () if name in sorting.all_classes else (person_plan.clean(name),)
     chosen = {**sorting.chosen, **dict.fromkeys(keys, name)}
     return replace(sorting, classes=(*sorting.classes, *more), chosen=chosen)
@@ -165,7 +182,13 @@ def _person(args: argparse.Namespace) -> int:
             print(f"renamed: {before} to {after}")
         for name in done.copied:
             print(f"copied: {name}")
+        _go_on(project)
     return DONE
+
+
+def _go_on(project: Project) -> None:
+    print("`project undo` takes it back")
+    print(f"to train on it: project settings {str(project.root)!r} --config FILE.json, then train FILE.json")
 
 
 def _person_lines(made: PersonPlan) -> list[str]:

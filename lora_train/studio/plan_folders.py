@@ -47,12 +47,14 @@ class Planned:
     """What was written. folders: {group: folder's name} in image/; files: {key: place below the project}.
 
     aside: where copies are that were wanted once. Pictures that were put into the folders since have a key, too.
+    sources: folders that aren't trained on themselves because the plan's copies are, as project.json names them.
     """
 
     project: Project
     folders: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     aside: Mapping[str, str] = field(default_factory=dict)
+    sources: frozenset[str] = frozenset()
 
     @property
     def places(self) -> frozenset[Path]:
@@ -102,6 +104,7 @@ def planned(project: Project) -> Planned:
     try:
         held = json.loads(_file(project).read_text(encoding="utf-8"))
         parts = [{str(key): str(place) for key, place in held[name].items()} for name in ("folders", "files", "aside")]
+        sources = frozenset(map(str, held["sources"]))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return Planned(project)
     folders, files, aside = parts
@@ -111,11 +114,13 @@ def planned(project: Project) -> Planned:
             place = _place(project, path)
             if place not in known:
                 files[f"{_OWN}{place}#0"] = place
-    return Planned(project, folders, files, aside)
+    return Planned(project, folders, files, aside, sources)
 
 
 def unmirrored(pictures: Sequence[Path]) -> list[Path]:
     """Without the mirrored copies of pictures among them: these go where their pictures go."""
+    if not any(MIRRORED in path.name for path in pictures):
+        return list(pictures)
     stems = {path.with_suffix("") for path in pictures}
     return [path for path in pictures if not _is_mirrored(path, stems)]
 
@@ -132,21 +137,23 @@ def write(
     title: str = "",
     progress: Callable[[int, int], None] | None = None,
     stop: Event | None = None,
+    renames: Sequence[tuple[Path, Path]] = (),
 ) -> Written:
     """Make the folders what `wanted` says. folders: {group: <repeats>_<name>}.
 
-    left_out: folders of pictures that aren't trained on themselves from now on, since their copies are. When `stop` is
-    set, or anything fails, what was done is taken back. Raises UserError.
+    left_out: folders of pictures that aren't trained on themselves from now on, since their copies are. renames: of
+    other folders, in the same change. When `stop` is set, or anything fails, what was done is taken back; an error
+    says what could not be. Raises UserError.
     """
     before = planned(project)
     _check(project, before, wanted, folders)
+    left_out = list(left_out)
     out = sorted(projects.still_used(project, left_out))
-    number: int | None = None
-    work: _Work | None = None
     try:
-        with project.journal.change(title or ", ".join(folders.values())) as change:
+        with project.journal.whole_change(title or ", ".join(folders.values())) as change:
+            for old, new in renames:
+                rename(project, change, old, new)
             work = _Work(project, change, before)
-            number = change.number
             work.rename(folders)
             for done, one in enumerate(wanted, 1):
                 if stop and stop.is_set():
@@ -158,18 +165,21 @@ def write(
             work.clear(set(folders.values()))
             if out:
                 change.write(*projects.leaving_out(project, out))
-            work.keep(folders)
-    except BaseException as error:
-        if number is not None and any(entry.id == number for entry in project.journal.entries()):
-            project.journal.undo(number)
-        if isinstance(error, _StoppedError):
-            return Written((), stopped=True)
-        raise
-    assert work is not None
+            work.keep(folders, before.sources | {projects.place(project, path) for path in left_out})
+    except _StoppedError:
+        return Written((), stopped=True)
     sizes = tuple((name, len(unmirrored(_pictures(project.image / name)))) for name in folders.values())
     names = tuple(shown(path.name) for path in out)
-    entry = number if change.steps else None
+    entry = change.number if change.steps else None
     return Written(sizes, work.copied, work.moved, work.aside_count, work.kept, names, entry)
+
+
+def rename(project: Project, change: Change, old: Path, new: Path) -> None:
+    """One of the project's folders, with its masks where it is one of image/."""
+    change.move(old, new)
+    masks_of = [project.masks / path.name for path in (old, new)]
+    if old.parent == project.image and masks_of[0].is_dir() and not os.path.lexists(masks_of[1]):
+        change.move(*masks_of)
 
 
 class _StoppedError(Exception):
@@ -187,16 +197,14 @@ class _Work:
 
     def rename(self, folders: Mapping[str, str]) -> None:
         """Folders of groups that stay get their new names, one after the other where names change places."""
-        image, of_masks = self._project.image, self._project.masks
+        image = self._project.image
         todo = {old: folders[group] for group, old in self._folders.items() if group in folders}
         todo = {old: new for old, new in todo.items() if old != new and (image / old).is_dir()}
         while todo:
             free = next((old for old, new in todo.items() if not os.path.lexists(image / new)), None)
             old = free or next(iter(todo))
             new = todo.pop(old) if free else f"{old} (renamed)"
-            self._change.move(image / old, image / new)
-            if (of_masks / old).is_dir() and not os.path.lexists(of_masks / new):
-                self._change.move(of_masks / old, of_masks / new)
+            rename(self._project, self._change, image / old, image / new)
             start, end = (_place(self._project, image / name) + "/" for name in (old, new))
             self._files = {
                 key: end + place.removeprefix(start) if place.startswith(start) else place
@@ -255,10 +263,10 @@ class _Work:
                 where = self._project.work / "aside"
                 self._change.move(at, where / self._free(where, f"{name} (empty)"))
 
-    def keep(self, folders: Mapping[str, str]) -> None:
+    def keep(self, folders: Mapping[str, str], sources: Iterable[str]) -> None:
         """Write down what is where, unless that is written down already."""
         used = {group: name for group, name in folders.items() if (self._project.image / name).is_dir()}
-        held = {"version": 1, "folders": used, "files": self._files, "aside": self._aside}
+        held = {"version": 1, "folders": used, "files": self._files, "aside": self._aside, "sources": sorted(sources)}
         text = json.dumps(held, ensure_ascii=True, separators=(",", ":"), sort_keys=True) + "\n"
         if self._change.steps or not _file(self._project).is_file():
             self._change.write(_file(self._project), text.encode("ascii"))

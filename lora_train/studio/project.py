@@ -21,7 +21,7 @@ from .journal import Journal
 PARTS = ("image", "models", "log", "reg")
 MOST_RECENT = 30
 
-_WORK = ".studio"
+_WORK, _DATASET = ".studio", "dataset.json"
 _NUMBERED = re.compile(r"([0-9]{1,5})_(.+)", re.DOTALL)
 
 
@@ -105,12 +105,16 @@ class Project:
         """The folders that hold its pictures: image/, reg/ and those elsewhere, as far as they are there."""
         return [path for path in (self.image, self.reg, *self.sources()) if path.is_dir()]
 
+    def left_out(self) -> list[Path]:
+        """Its folders of pictures that aren't trained on."""
+        return [concept.folder for concept in self.concepts() if not concept.used]
+
     def concepts(self) -> list[Concept]:
         """Its folders of pictures: those of image/, of reg/, and those elsewhere. What can't be read is left out."""
         found = [*_concepts(self.image), *(replace(c, is_reg=True) for c in _concepts(self.reg))]
         found += [replace(c, elsewhere=True) for source in self.sources() for c in _concepts(source, True)]
         unused = set(_held(self.work / "project.json").get("unused", ()))
-        return [replace(c, used=_place(self, c.folder) not in unused) for c in found]
+        return [replace(c, used=place(self, c.folder) not in unused) for c in found]
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ def make(folder: str | Path) -> Opened:
         return replace(opened, kind="project", project=_fill(path))
     beside = _beside(path)
     project = _fill(beside)
-    said = f"The project {shown(beside.name)} is made beside {shown(path.name)}"
+    said = f"A project is made beside {shown(path.name)}: {shown(beside.name)}"
     return replace(opened, project=project, said=(said, *add(project, path)))
 
 
@@ -223,9 +227,9 @@ def use(project: Project, folder: str | Path, used: bool) -> None:
         raise UserError(
             "the project has no such folder", where=shown(str(path)), remedy="Look at the project's folders"
         )
-    place = _place(project, path)
-    unused = {str(name) for name in _held(project.work / "project.json").get("unused", ())} - {place}
-    _hold(project, "unused", sorted(unused if used else unused | {place}))
+    named = place(project, path)
+    unused = {str(name) for name in _held(project.work / "project.json").get("unused", ())} - {named}
+    _hold(project, "unused", sorted(unused if used else unused | {named}))
 
 
 def still_used(project: Project, folders: Iterable[Path]) -> list[Path]:
@@ -238,9 +242,14 @@ def leaving_out(project: Project, folders: Iterable[Path]) -> tuple[Path, bytes]
     """(file, what it holds) once these folders are left out too, for a change of the journal."""
     file = project.work / "project.json"
     held = _held(file)
-    names = {*map(str, held.get("unused", ())), *(_place(project, folder) for folder in folders)}
+    names = {*map(str, held.get("unused", ())), *(place(project, folder) for folder in folders)}
     text = json.dumps({**held, "unused": sorted(names)}, ensure_ascii=True, indent=1) + "\n"
     return file, text.encode("ascii")
+
+
+def place(project: Project, folder: Path) -> str:
+    """A folder's name in project.json: below the project where it is, so that the project may be moved."""
+    return folder.relative_to(project.root).as_posix() if folder.is_relative_to(project.root) else str(folder)
 
 
 def training(project: Project) -> dict[str, str]:
@@ -271,10 +280,16 @@ def training(project: Project) -> dict[str, str]:
         for c in concepts
         if c.used and c.repeats != 0
     ]
-    file = project.work / "dataset.json"
+    file = project.work / _DATASET
     write_text(file, json.dumps({"datasets": [{"subsets": subsets}]}, ensure_ascii=False, indent=1) + "\n")
     plain = {"train_data_dir": "", "reg_data_dir": "", "conditioning_data_dir": ""}
     return {**fixed, **plain, "dataset_config": str(file)}
+
+
+def of_dataset_file(file: str | Path) -> Project | None:
+    """The project that wrote this dataset file for its training."""
+    path = Path(file).expanduser()
+    return Project(path.parent.parent) if (path.parent.name, path.name) == (_WORK, _DATASET) else None
 
 
 def _only_source(project: Project, learnt: list[Concept]) -> Path | None:
@@ -467,11 +482,6 @@ def _held(file: Path) -> dict[str, Any]:
 def _hold(project: Project, key: str, value: list[str] | bool) -> None:
     held = {**_held(project.work / "project.json"), key: value}
     write_text(project.work / "project.json", json.dumps(held, ensure_ascii=True, indent=1) + "\n")
-
-
-def _place(project: Project, folder: Path) -> str:
-    """A folder's name in project.json: below the project where it is, so that the project may be moved."""
-    return folder.relative_to(project.root).as_posix() if folder.is_relative_to(project.root) else str(folder)
 
 
 def _id(path: Path) -> str:

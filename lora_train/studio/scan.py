@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import astuple, dataclass, field, fields
@@ -290,11 +290,12 @@ def scan(
     stop: Event | None = None,
     near: int = likeness.NEAR,
     parts: Sequence[Path] | None = None,
+    left_out: Iterable[Path] = (),
 ) -> Report:
     """Look at all pictures in `folder` and the folders in it; `progress(done, total)` counts them.
 
     parts: folders that are looked into in its place (`project.Project.parts`); pictures outside `folder` are named by
-    their whole path.
+    their whole path. left_out: folders whose pictures are compared with none, such as those that a plan has copied.
     cache: a file that remembers what was seen, by name, size and time of change. When `stop` is set, what has been seen
     by then is reported and remembered. Raises UserError where the folder can't be read.
     """
@@ -325,10 +326,12 @@ def scan(
     pictures = tuple(sorted(seen, key=lambda p: p.name))
     if cache is not None and len(seen) > reused:
         _remember(cache, pictures)
-    duplicates = _duplicates(pictures)
+    apart = {_prefix(one, folder).rstrip("/") for one in left_out}
+    compared = [one for one in pictures if one.name.rpartition("/")[0] not in apart] if apart else pictures
+    duplicates = _duplicates(compared)
     return Report(
         folder, pictures, found.junk, found.unread, found.irregular, found.unreadable, duplicates,
-        _similar(pictures, duplicates, near), found.captions, reused, len(seen) < total,
+        _similar(compared, duplicates, near), found.captions, reused, len(seen) < total,
     )  # fmt: skip
 
 

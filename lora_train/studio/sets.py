@@ -351,6 +351,11 @@ def _parameters(shot: Mapping[str, Any], order: Order) -> str:
     return "\n".join([shot["prompt"], *negative, ", ".join(rows)])
 
 
+def places(project: Project, order: Order) -> list[Path]:
+    """The folders that a set's pictures are in or go to."""
+    return sorted({path.parent for _, path, _ in _places(project, order)})
+
+
 def _places(project: Project, order: Order) -> list[tuple[Part, Path, dict[str, Any]]]:
     """Where each picture is or goes: the folder, or the one that it was renamed to when repeats changed."""
     roots = {"reg": project.reg, "image": project.image}

@@ -209,8 +209,8 @@ def _judge(counts: Counts, rules: Rules, classes: Mapping[str, Class]) -> tuple[
     low, high = rules.bounds()
     if main and face:
         kept = low <= Fraction(main, face) <= high
-        wanted = f"wanted {rules.ratio} ({float(low):.2f} to {float(high):.2f})"
-        words = f"main {main} : face {face} = {main / face:.2f}, {wanted}"
+        is_now, least, most = f"{main / face:.2f}", f"{float(low):.2f}", f"{float(high):.2f}"
+        words = f"main {main} : face {face} = {is_now}, wanted {rules.ratio} ({least} to {most})"
     else:
         kept, words = False, f"main {main} : face {face}: both are needed"
     found = [Rule("ratio", kept, words)]

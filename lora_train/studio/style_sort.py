@@ -7,19 +7,23 @@ the folders that were written from them (`plan_folders`) hold copies of these, a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock, RLock
 from typing import Any
 
 from ..dataset.folders import shown
 from ..errors import UserError
 from ..files import write_text
-from . import likeness, look, plan_folders
+from . import likeness, look, plan_folders, thumbnails
+from . import project as projects
 from .crops import Detect, Face, faces_of
 from .person_plan import clean
-from .project import Project
+from .plan_folders import Planned
+from .project import Concept, Project
 from .scan import TINY, Report, Seen, scan
 from .style_plan import DISCARD, FACE, FULL, MAIN, VARIANTS, Counts, Rules, StylePlan, evaluate, plan
 
@@ -30,6 +34,12 @@ _CLOSE = 0.28  # of the picture's height, from which a face is a close-up
 _HEADS = 5.6  # of 7.5 below the crown, from which a figure is a full body
 _TALL, _SQUARE = 0.56, (0.85, 1.18)  # width to height, where no face was found
 _LONGEST = 4.0
+
+_mutex = Lock()
+_locks: dict[Path, RLock] = {}
+_KNOWN_PROJECTS = 4
+_known: dict[Path, tuple[Any, list[Path], list[_Source]]] = {}
+_loaded: dict[Path, tuple[Any, Sorting]] = {}
 
 
 @dataclass(frozen=True)
@@ -112,7 +122,25 @@ class Sorting:
 def load(project: Project) -> Sorting:
     """What is kept of a project; an empty sorting where there is none, or where the file is damaged."""
     try:
-        held = json.loads(_file(project).read_text(encoding="utf-8"))
+        status = _file(project).stat()
+    except OSError:
+        return Sorting()
+    state = status.st_ino, status.st_mtime_ns, status.st_size
+    with _mutex:
+        held = _loaded.get(project.root)
+    if held and held[0] == state:
+        return held[1]
+    found = _read(_file(project))
+    with _mutex:
+        _loaded[project.root] = state, found
+        while len(_loaded) > _KNOWN_PROJECTS:
+            _loaded.pop(next(iter(_loaded)))
+    return found
+
+
+def _read(file: Path) -> Sorting:
+    try:
+        held = json.loads(file.read_text(encoding="utf-8"))
         return Sorting(
             chosen={str(key): str(name) for key, name in held["chosen"].items()},
             suggested={str(key): Suggestion(*values) for key, values in held["suggested"].items()},
@@ -128,31 +156,74 @@ def load(project: Project) -> Sorting:
         return Sorting()
 
 
+@contextmanager
+def changing(project: Project) -> Iterator[None]:
+    """No other thread loads and saves the sorting meanwhile."""
+    with _mutex:
+        lock = _locks.setdefault(project.root, RLock())
+    with lock:
+        yield
+
+
 def save(project: Project, sorting: Sorting) -> None:
-    """Keep it."""
+    """Keep it. Where it was loaded before, both are done inside `changing`."""
     write_text(_file(project), json.dumps(sorting.as_dict(), ensure_ascii=True, separators=(",", ":")) + "\n")
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture to be sorted. name: its class, "" for none yet; by: "hand", "suggested" or ""; group: its variants'.
+    """One picture to be sorted. name: its class, "" for none yet; by: "hand", "suggested" or ""; group: of variants."""
 
-    concept: the folder that it lies in; width 0: it wasn't looked at yet; problem: why it can't be used. aside: a plan
-    put it out of its folders.
-    """
-
-    key: str
-    path: Path
-    concept: str
+    source: _Source
     name: str = ""
     by: str = ""
     suggestion: Suggestion | None = None
     group: int | None = None
-    width: int = 0
-    height: int = 0
-    grey: bool = False
-    problem: str = ""
-    aside: bool = False
+
+    @property
+    def key(self) -> str:
+        """Its name in what is kept."""
+        return self.source.key
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.source.path
+
+    @property
+    def concept(self) -> str:
+        """The folder that it lies in."""
+        return self.source.concept
+
+    @property
+    def width(self) -> int:
+        """0: it wasn't looked at yet."""
+        return self.source.width
+
+    @property
+    def height(self) -> int:
+        """0: it wasn't looked at yet."""
+        return self.source.height
+
+    @property
+    def grey(self) -> bool:
+        """Whether it has no colour."""
+        return self.source.grey
+
+    @property
+    def problem(self) -> str:
+        """Why it can't be used."""
+        return self.source.problem
+
+    @property
+    def aside(self) -> bool:
+        """Whether a plan put it out of its folders."""
+        return self.source.aside
+
+    @property
+    def id(self) -> str:
+        """What a page calls it."""
+        return self.source.id
 
     @property
     def used(self) -> bool:
@@ -163,7 +234,7 @@ class Item:
         """For a page, without its path."""
         why = self.suggestion
         return {
-            "id": look.picture_id(self.path),
+            "id": self.id,
             "file": shown(self.path.name),
             "concept": shown(self.concept),
             "class": self.name,
@@ -178,35 +249,74 @@ class Item:
         }
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A picture that can be sorted, without what the user says of it. name: the class of the folder that it lies in."""
+
+    key: str
+    path: Path
+    id: str
+    concept: str
+    name: str = ""
+    width: int = 0
+    height: int = 0
+    grey: bool = False
+    problem: str = ""
+    aside: bool = False
+
+
 def items(project: Project, sorting: Sorting, report: Report | None = None) -> list[Item]:
     """All pictures that can be sorted, in their folders' order. report: what is known of them; a look at the cache."""
-    report = report or remembered(project)
-    seen = {report.root / one.name: one for one in report.pictures}
+    sources = _kept_sources(project) if report is None else _sources_of(project, report)
     groups = {key: number for number, group in enumerate(sorting.groups) if len(group) > 1 for key in group}
+    classes = set(sorting.all_classes)
     found: list[Item] = []
-    written = plan_folders.planned(project)
-    for path, key, concept, name in (*_sources(project, written.places), *written.own()):
-        one = seen.get(path)
-        suggestion = sorting.suggested.get(key)
-        chosen = sorting.chosen.get(key) or name
-        of_now = chosen or (suggestion.name if suggestion else "")
-        known = {} if one is None else {"width": one.width, "height": one.height, "grey": one.grey}
-        problem = one.problem if one else ""
-        found.append(
-            Item(
-                key=key,
-                path=path,
-                concept=concept,
-                name=of_now if of_now in sorting.all_classes else "",
-                by="hand" if chosen else "suggested" if suggestion else "",
-                suggestion=suggestion,
-                group=groups.get(key),
-                problem=problem,
-                aside=path.is_relative_to(project.work),
-                **known,  # type: ignore[arg-type]
-            )
-        )
+    for one in sources:
+        suggestion = sorting.suggested.get(one.key)
+        chosen = sorting.chosen.get(one.key) or one.name
+        name = chosen or (suggestion.name if suggestion else "")
+        by = "hand" if chosen else "suggested" if suggestion else ""
+        found.append(Item(one, name if name in classes else "", by, suggestion, groups.get(one.key)))
     return found
+
+
+def _kept_sources(project: Project) -> list[_Source]:
+    """What did not change since isn't read again."""
+    files = (_file(project).with_name("planned.json"), project.scan_cache)
+    state = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+    with _mutex:
+        held = _known.get(project.root)
+    if held and held[0] == (thumbnails.stamp(project, held[1]), state):
+        return held[2]
+    folders = [concept.folder for concept in project.concepts()]
+    now = thumbnails.stamp(project, folders), state
+    found = _sources_of(project, remembered(project))
+    with _mutex:
+        _known[project.root] = now, folders, found
+        while len(_known) > _KNOWN_PROJECTS:
+            _known.pop(next(iter(_known)))
+    return found
+
+
+def _sources_of(project: Project, report: Report) -> list[_Source]:
+    seen = {report.root / one.name: one for one in report.pictures}
+    found = []
+    written = plan_folders.planned(project)
+    work = f"{project.work}{os.sep}"
+    for path, key, concept, name in (*_sources(project, written), *written.own()):
+        one = seen.get(path)
+        known: dict[str, Any] = {"aside": str(path).startswith(work)}
+        if one is not None:
+            known |= {name: getattr(one, name) for name in ("width", "height", "grey", "problem")}
+        found.append(_Source(key, path, look.picture_id(path), concept, name, **known))
+    return found
+
+
+def lane(found: Iterable[Item], name: str) -> list[Item]:
+    """Those of a class, as they are shown: variants together, in front of the others."""
+    return sorted(
+        (one for one in found if one.name == name), key=lambda one: 1 << 30 if one.group is None else one.group
+    )
 
 
 def remembered(project: Project) -> Report:
@@ -273,6 +383,22 @@ def folder_names(sorting: Sorting) -> dict[str, str]:
     return words
 
 
+@dataclass(frozen=True)
+class Looked:
+    """What a look found: suggestions, and what variants are found by."""
+
+    suggested: Mapping[str, Suggestion]
+    _items: Sequence[Item]
+    _seen: Mapping[Path, Seen]
+    _twins: set[str]
+    _near: int
+
+    def onto(self, sorting: Sorting) -> Sorting:
+        """Suggest a class for each picture that has none yet, and find variants; what the user said stays."""
+        groups = _groups(self._items, self._seen, sorting, self._twins, self._near)
+        return replace(sorting, suggested={**sorting.suggested, **self.suggested}, groups=groups)
+
+
 def look_through(
     project: Project,
     sorting: Sorting,
@@ -280,8 +406,8 @@ def look_through(
     progress: Callable[[int, int], None] | None = None,
     stop: Event | None = None,
     near: int = likeness.NEAR,
-) -> Sorting:
-    """Suggest a class for each picture that has none yet, and find variants; what the user said stays.
+) -> Looked:
+    """Look at the pictures; what is found is put onto the sorting as it is by then.
 
     detect: see `faces.detector`; without one the shape decides. Half of the progress is the scan's.
     """
@@ -292,13 +418,13 @@ def look_through(
     report = scan(project.root, project.scan_cache, half(0), stop, near, project.parts())
     seen = {report.root / one.name: one for one in report.pictures}
     found = items(project, sorting, report)
-    suggested = dict(sorting.suggested)
+    suggested: dict[str, Suggestion] = {}
     first = _first_of_twins(found, seen)
     count = half(1)
     for number, item in enumerate(found, 1):
         if stop and stop.is_set():
             break
-        old = suggested.get(item.key)
+        old = sorting.suggested.get(item.key)
         if item.key in first:
             suggested[item.key] = Suggestion(DISCARD, "twin")
         elif item.problem:
@@ -307,7 +433,7 @@ def look_through(
             suggested[item.key] = _suggested(item, detect)
         if count:
             count(number, len(found))
-    return replace(sorting, suggested=suggested, groups=_groups(found, seen, sorting, first, near))
+    return Looked(suggested, found, seen, first, near)
 
 
 def _suggested(item: Item, detect: Detect | None) -> Suggestion:
@@ -373,8 +499,7 @@ def write(
         for item, times in zip(group, copies, strict=True)
         for n in range(times)
     ]
-    ours = plan_folders.planned(project).places
-    sources = [c.folder for c in project.concepts() if not c.is_reg and c.folder not in ours]
+    sources = [c.folder for c in _sorted(project, plan_folders.planned(project))]
     title = f"the style's folders: {', '.join(folders.values())}"
     return plan_folders.write(project, wanted, folders, sources, title, progress, stop)
 
@@ -397,12 +522,22 @@ def apart(sorting: Sorting, keys: Sequence[str]) -> Sorting:
     return replace(sorting, groups=(*(group for group in rest if group), *((key,) for key in dict.fromkeys(keys))))
 
 
-def _sources(project: Project, planned: frozenset[Path]) -> list[tuple[Path, str, str, str]]:
-    """(path, key, its folder, "") of the pictures in folders that weren't written by a plan; regularisation is none."""
+def _sorted(project: Project, planned: Planned) -> list[Concept]:
+    """The folders whose pictures are sorted: not those of a plan, of regularisation, or that the user left out."""
+    return [
+        concept
+        for concept in project.concepts()
+        if not concept.is_reg
+        and concept.folder not in planned.places
+        and (concept.used or projects.place(project, concept.folder) in planned.sources)
+    ]
+
+
+def _sources(project: Project, planned: Planned) -> list[tuple[Path, str, str, str]]:
+    """(path, key, its folder, "") of each picture in them."""
     return [
         (path, key_of(project, path), concept.folder.name, "")
-        for concept in project.concepts()
-        if not concept.is_reg and concept.folder not in planned
+        for concept in _sorted(project, planned)
         for path in plan_folders.unmirrored(concept.pictures)
     ]
 

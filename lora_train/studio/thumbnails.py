@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from . import look
 from .look import picture_id
 from .project import Concept, Project
 
-__all__ = ["MOST", "SIDES", "Page", "Shown", "find", "page", "picture_id", "pictures", "thumbnail"]
+__all__ = ["MOST", "SIDES", "Page", "Shown", "find", "page", "picture_id", "pictures", "stamp", "thumbnail"]
 
 SIDES = (128, 256, 512, 1280)
 MOST = 500
@@ -65,15 +65,15 @@ class Page:
     pictures: tuple[Shown, ...]
 
 
-_Stamp = tuple[tuple[str, int], ...]
-_index: OrderedDict[Path, tuple[_Stamp, tuple[Path, ...], dict[str, Shown]]] = OrderedDict()
+Stamp = tuple[tuple[str, int], ...]
+_index: OrderedDict[Path, tuple[Stamp, tuple[Path, ...], dict[str, Shown]]] = OrderedDict()
 
 
 def pictures(project: Project) -> dict[str, Shown]:
     """All of a project's pictures by their ids, in their folders' order. What didn't change isn't read again."""
     with _index_lock:
         held = _index.get(project.root)
-    if held and held[0] == _stamp(project, held[1]):
+    if held and held[0] == stamp(project, held[1]):
         return held[2]
     return _read(project)
 
@@ -136,10 +136,10 @@ def thumbnail(project: Project, wanted: str, side: int = 256) -> Path:
 def _read(project: Project) -> dict[str, Shown]:
     concepts = project.concepts()
     folders = tuple(concept.folder for concept in concepts)
-    stamp = _stamp(project, folders)
+    now = stamp(project, folders)
     found = {picture.id: picture for concept in concepts for picture in _of(concept)}
     with _index_lock:
-        _index[project.root] = stamp, folders, found
+        _index[project.root] = now, folders, found
         _index.move_to_end(project.root)
         while len(_index) > _KNOWN_PROJECTS:
             _index.popitem(last=False)
@@ -157,7 +157,7 @@ def _of(concept: Concept) -> Iterator[Shown]:
         yield Shown(picture_id(path), path, concept.folder.name, concept.is_reg, folder, path.stem in texts)
 
 
-def _stamp(project: Project, folders: Sequence[Path]) -> _Stamp:
+def stamp(project: Project, folders: Iterable[Path]) -> Stamp:
     """Changes when files come or go. A folder that changed a moment ago is no proof: its clock may be coarse."""
     places = [project.root, *project.parts(), *folders, project.work / "project.json"]
     stamps = tuple((str(place), place.stat().st_mtime_ns if place.exists() else 0) for place in places)

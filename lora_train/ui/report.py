@@ -70,10 +70,10 @@ def _host(manager: Manager) -> Iterator[str]:
     yield f"checkpoint: {checkpoint.title if checkpoint else 'none'}"
 
 
-def _flags(options: dict[str, Any]) -> Iterator[str]:
+def _flags(given: dict[str, Any]) -> Iterator[str]:
     """Those that aren't as usual and that matter; of paths and passwords, that they are given."""
     default = getattr(getattr(sys.modules.get("modules.shared_cmd_options"), "parser", None), "get_default", id)
-    for name, value in sorted(options.items()):
+    for name, value in sorted(given.items()):
         if not value or value == default(name):
             continue
         if value is True or name in _TOLD:

@@ -179,7 +179,9 @@ def _shapes(found: Sum) -> str:
             bar = f'<i class="train-lora-share" style="width:{100 * shape.images / most:.0f}%"></i>'
             row += [f"{shape.empty:,}", bar]
     lines = []
-    if plan.enlarged:
+    if plan.enlarged == 1:
+        lines.append("1 of them is smaller than that, and is enlarged.")
+    elif plan.enlarged:
         lines.append(f"{plan.enlarged:,} of them are smaller than that, and are enlarged.")
     if plan.mean_ar_error >= 0.02 and not found.settings.enable_bucket:
         lines.append(

@@ -202,6 +202,31 @@ def test_ranks_alphas_strengths_and_convolutions(
     assert state[f"{CONV}.lora_down.weight"].shape[1:] == shape[1:]
 
 
+@settings(max_examples=4, deadline=None)
+@given(
+    st.lists(st.floats(-2, 2).filter(lambda k: abs(k) > 0.01), min_size=3, max_size=3),
+    st.permutations(range(3)),
+    st.integers(0, 1000),
+)
+def test_order_and_nesting_do_not_matter(
+    tmp_path_factory: pytest.TempPathFactory, factors: list[float], order: list[int], seed: int
+) -> None:
+    """Files commute; a sum of baked sums is the sum; and twice the strength is twice the file."""
+    folder = tmp_path_factory.mktemp("property")
+    make(folder, **{f"l{n}": loras.state({CONV: (4, 3, 3, 3), ONE: (5, 4)}, n + 1, 2.0, seed + n) for n in range(3)})
+    terms = [f"l{n}:{k!r}" for n, k in enumerate(factors)]
+    plain, _ = run(folder, ",".join(terms))
+    other, _ = run(folder, ",".join(terms[n] for n in order))
+    bake(",".join(terms[:2]), folder, BUILTIN, folder / "two.safetensors", precision="float")
+    nested, _ = run(folder, f"two:1,{terms[2]}")
+    double, _ = run(folder, ",".join(f"l{n}:{2 * k!r}" for n, k in enumerate(factors)))
+    for name in (CONV, ONE):
+        for state, factor in ((other, 1), (nested, 1), (double, 0.5)):
+            torch.testing.assert_close(
+                factor * loras.dense(state, name), loras.dense(plain, name), rtol=1e-5, atol=1e-5
+            )
+
+
 def test_a_lora_and_its_negative_have_opposite_signs(lora_dir: Path, tmp_path: Path) -> None:
     plus = load_file(bake("Test0:0.7:GP1", lora_dir, BUILTIN, tmp_path / "p.safetensors", precision="float").out)
     minus = load_file(bake("Test0:-0.7:GP1", lora_dir, BUILTIN, tmp_path / "m.safetensors", precision="float").out)

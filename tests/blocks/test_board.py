@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ from lora_train.blocks.board import Boards, Try
 from lora_train.blocks.mix import Mix, Part, Scene
 from lora_train.blocks.trying import Trying
 from lora_train.errors import UserError
+from lora_train.paths import ROOT
+from lora_train.process_lock import ProcessLock
 
 MIX = Mix((Part("a"),), Scene("cat", seeds=(1, 2), width=64, height=64))
 
@@ -35,6 +39,50 @@ def opened(path: Path | None) -> Image.Image:
     with Image.open(path) as picture:
         picture.load()
     return picture
+
+
+WORKER = """
+import sys
+from pathlib import Path
+from lora_train.blocks.board import Boards
+from lora_train.blocks.mix import Mix
+boards, board = Boards(Path(sys.argv[1])), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+for n in range(15):
+    one = boards.begin(board, Mix(), [], None)
+    one.state, one.note = "done", "theirs"
+    boards.keep(board, one)
+print("done", flush=True)
+"""
+
+
+def test_two_processes_lose_nothing_of_each_other(boards: Boards, board: str) -> None:
+    command = [sys.executable, "-c", WORKER, str(boards.folder), board]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin and other.stdout and other.stdout.readline() == "ready\n"
+        other.stdin.write("go\n")
+        other.stdin.flush()
+        for _ in range(15):
+            one = boards.begin(board, MIX, [], None)
+            one.state, one.note = "done", "ours"
+            boards.keep(board, one)
+        assert other.stdout.readline() == "done\n"
+    tries = boards.view(board)["tries"]
+    assert [one["id"] for one in tries] == list(range(1, 31))
+    assert sorted(one["note"] for one in tries) == ["ours"] * 15 + ["theirs"] * 15
+    assert boards.open(board).revision == 60
+
+
+def test_a_change_waits_for_another_program_and_says_so(boards: Boards, board: str, monkeypatch) -> None:
+    other = ProcessLock(boards.folder / ".lock")
+    assert other.take()
+    monkeypatch.setattr("lora_train.blocks.board._PATIENCE", 0.1)
+    with pytest.raises(UserError, match="another program"):
+        boards.rename(board, "x")
+    other.release()
+    boards.rename(board, "x")
+    assert boards.open(board).name == "x"
 
 
 class Easel:

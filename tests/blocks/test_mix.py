@@ -212,15 +212,15 @@ def test_a_large_folder_is_read_bit_by_bit(lora_dir: Path) -> None:
     (lora_dir / "empty.safetensors").touch()
     paths.append(lora_dir / "empty.safetensors")
     with sound._reading:
-        assert sound.families(paths, 0) == [(None, None)] * len(paths), "nothing is read while the page waits"
+        assert sound.families(paths, 0) == [sound.Seen()] * len(paths), "nothing is read while the page waits"
     for _ in range(2000):
         found = sound.families(paths, 0)
-        if (None, None) not in found:
+        if sound.Seen() not in found:
             break
         time.sleep(0.02)
-    assert [family for family, _ in found] == ["SD1.5", "SD1.5", "SD1.5", "SDXL", None]
-    assert found[-1][1] == "the file is empty"
-    assert sound.families([lora_dir / "none.safetensors"], 1) == [(None, "there is no such file")]
+    assert [one.family for one in found] == ["SD1.5", "SD1.5", "SD1.5", "SDXL", None]
+    assert found[-1].problem == "the file is empty"
+    assert sound.families([lora_dir / "none.safetensors"], 1) == [sound.Seen(problem="there is no such file")]
 
 
 def test_broken_files_are_told_apart(lora_dir: Path) -> None:

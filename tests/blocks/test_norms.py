@@ -12,7 +12,18 @@ from torch import Tensor
 from lora_train.blocks.families import BLOCKS_17
 from lora_train.blocks.kinds import read
 from lora_train.blocks.layout import index_of
-from lora_train.blocks.norms import CANCELS, NOISE, NOTHING, STRENGTHENS, cosine, inner, norms, subtraction
+from lora_train.blocks.norms import (
+    BESIDE,
+    CANCELS,
+    LITTLE,
+    NOISE,
+    NOTHING,
+    STRENGTHENS,
+    cosine,
+    inner,
+    norms,
+    subtraction,
+)
 from lora_train.errors import UserError
 from lora_train.network.kohya import open_lora
 
@@ -69,6 +80,27 @@ def test_subtraction_says_where_it_cancels(two) -> None:
     assert "only adds noise" in found["OUT05"].text and "cancels" in found["BASE"].text
     off = subtraction(norms(a), norms(b), cosine(a, b), None, {"BASE": 0.0})
     assert {one.verdict for one in off} == {NOTHING}
+
+
+@pytest.mark.parametrize(
+    ("angle", "weight", "verdict"),
+    [
+        (0.6, -0.1, LITTLE),
+        (0.6, -0.3, CANCELS),
+        (0.6, -1.3, NOISE),  # beyond what cancels best
+        (0.6, 0.1, STRENGTHENS),
+        (-0.6, 0.1, LITTLE),
+        (-0.6, -0.1, STRENGTHENS),
+        (0.3, -0.1, NOISE),  # no weight leaves less than 95 %
+        (0.05, -0.1, NOISE),
+        (0.05, 0.1, BESIDE),  # both are added: a style is no noise
+        (-0.05, 0.1, BESIDE),
+    ],
+)
+def test_a_small_weight_takes_a_little_away(angle: float, weight: float, verdict: str) -> None:
+    (one,) = subtraction({"M00": 2.0}, {"M00": 2.0}, {"M00": angle}, None, {"M00": weight})
+    assert one.verdict == verdict
+    assert one.left == pytest.approx(math.hypot(1 + weight * angle, weight * math.sqrt(1 - angle**2)))
 
 
 def random(seed: int):

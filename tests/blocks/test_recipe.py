@@ -59,6 +59,7 @@ def test_quotes() -> None:
         ("", "recipe, an empty item: this is not NAME:STRENGTH"),
         ("A:1,", "recipe, an empty item: this is not NAME:STRENGTH"),
         ("A", "recipe, A: this is not NAME:STRENGTH"),
+        ("a, b:1", "recipe, a: this is not NAME:STRENGTH"),
         ("A:1:GP1,B", "recipe, B: this is not NAME:STRENGTH"),
         ("A:x:GP1", "recipe, A:x:GP1: this is not NAME:STRENGTH"),
         ("A:1/2/3", "recipe, A:1/2/3: this is not NAME:STRENGTH"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_train.blocks.norms import norms
 from lora_train.blocks.presets import BUILTIN, format_numbers
 from lora_train.cli import main
 
@@ -62,6 +63,11 @@ def test_what_is_wrong(file: Path, capsys: pytest.CaptureFixture[str], words: tu
     assert file.read_bytes() == before
 
 
+def test_the_built_in_presets_need_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert f"GP1:{GP1}\n" in said(capsys, "presets", "list")
+    assert "Give --file" in said(capsys, "presets", "remove", "GP1", code=2)
+
+
 def test_the_extensions_own_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not among these extensions" in said(capsys, "presets", "--extensions", str(tmp_path), "list", code=2)
     scripts = tmp_path / "lbw" / "scripts"
@@ -74,7 +80,10 @@ def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shapes = {**loras.modules(), "lora_unet_down_blocks_0_downsamplers_0_conv": (8, 8, 3, 3)}
     path = loras.write(tmp_path / "a.safetensors", loras.state(shapes, rank=2))
     text = said(capsys, "inspect", str(path))
-    assert text.startswith("a.safetensors: for SD1.5, 265 LoRA\nBASE      72\nIN01      12\n")
+    head, *rows = text.splitlines()
+    assert head == "a.safetensors: for SD1.5, 265 LoRA" and rows[0].split() == ["block", "modules", "norm"]
+    sizes = norms(path)
+    assert rows[1].split() == ["BASE", "72", f"{sizes['BASE']:.4g}"]
     assert text.endswith("a list of 17 numbers says nothing of IN03\n")
     told = json.loads(said(capsys, "inspect", str(path), "--json"))
     assert (told["kinds"], told["blocks"]["OUT11"], told["unlisted"]) == ({"LoRA": 265}, 12, ["IN03"])

@@ -79,7 +79,8 @@ def emptied(page: Any) -> Any:
         """() => {
           const { blocks } = trainLora;
           Object.assign(blocks.state, { locks: {}, origins: {}, unlisted: 0, wide: false });
-          Object.assign(blocks.state.mix.shot, { width: 64, height: 64, steps: 1, prompt: "a", seeds: [1] });
+          const scene = { prompt: "a", prompts: [], seeds: [1], steps: 1, width: 64, height: 64 };
+          Object.assign(blocks.state.mix.shot, scene);
           blocks.replace("", { loras: [] });
           blocks.boards.live = false;
           blocks.done.length = blocks.undone.length = 0;
@@ -319,6 +320,49 @@ def test_tries_are_drawn_kept_and_branch(bench) -> None:
     bench.wait_for_function(count, arg=3, timeout=10_000)
 
 
+def test_several_prompts_are_drawn_with_every_seed(bench) -> None:
+    choose(bench, "Test0")
+    bench.evaluate("() => trainLora.blocks.boards.leave()")
+    choose(bench, "Test0")
+    look = bench.locator(".train-lora-blocks-look")
+    look.get_by_label("Seeds").fill("1, 2")
+    look.get_by_role("button", name="+ Another prompt").click()
+    look.get_by_label("Prompt 2").wait_for(timeout=10_000)
+    assert look.get_by_role("button", name="+ Another prompt").is_disabled()
+    look.get_by_label("Prompt 2").fill("b,\nwith a line break")
+    look.get_by_role("button", name="+ Another prompt").click()
+    look.get_by_label("Prompt 3").fill("c")
+    look.get_by_text("6 pictures a try").wait_for(timeout=10_000)
+    look.get_by_label("Seeds").fill("1, 2, 3, 4, 5, 6")
+    look.get_by_text("18 pictures are too many for one try").wait_for(timeout=10_000)
+    assert look.get_by_role("button", name="Draw the picture").is_disabled()
+    look.get_by_label("Seeds").fill("1, 2")
+    look.get_by_role("button", name="Draw the picture").click()
+    done = "n => trainLora.blocks.boards.board?.tries.length === n"
+    bench.wait_for_function(done, arg=1, timeout=90_000)
+    shot = bench.evaluate("() => trainLora.blocks.boards.board.tries[0].mix.shot")
+    assert (shot["prompt"], shot["prompts"], shot["seeds"]) == ("a", ["b,\nwith a line break", "c"], [1, 2])
+    thumbs = look.locator(".train-lora-blocks-thumbs button")
+    wait(bench, "() => document.querySelectorAll('.train-lora-blocks-thumbs img').length === 6")
+    assert bench.locator(".train-lora-blocks-try span").inner_text() == "1 ×6"
+    thumbs.nth(5).click()
+    look.get_by_text("Seed 2: c").wait_for(timeout=10_000)
+
+    look.get_by_role("button", name="Take this prompt out").first.click()  # the next try has c at another place
+    bench.evaluate("() => trainLora.blocks.setWeights({ ...trainLora.blocks.active().weights, OUT05: 0 }, '')")
+    look.get_by_role("button", name="Draw the picture").click()
+    bench.wait_for_function(done, arg=2, timeout=90_000)
+    wait(bench, "() => document.querySelectorAll('.train-lora-blocks-thumbs img').length === 4")
+    thumbs.nth(3).click()
+    bench.locator(".train-lora-blocks-try").nth(0).click(modifiers=["Shift"])
+    look.get_by_text("Same seed, 2.").wait_for(timeout=10_000)
+    first = look.locator(".train-lora-blocks-frame img").nth(0)
+    assert first.get_attribute("src").endswith("/1/5.png")
+    bench.locator(".train-lora-blocks-try").nth(0).click()
+    look.get_by_text("Seed 2: c").wait_for(timeout=10_000)
+    assert look.get_by_label("Prompt 3").input_value() == "c"
+
+
 @pytest.mark.one_gradio
 def test_advice_is_drawn_applied_and_taken_back(bench) -> None:
     bench.evaluate("() => { trainLora.blocks.boards.tryNow = () => {} }")
@@ -341,6 +385,39 @@ def test_advice_is_drawn_applied_and_taken_back(bench) -> None:
 
 
 @pytest.mark.one_gradio
+def test_what_is_measured_is_shown_below_the_columns(bench) -> None:
+    choose(bench, "Test0")
+    add(bench, "Base")
+    bench.locator(".train-lora-blocks-strip", has_text="Base").get_by_label("Strength", exact=True).fill("-1")
+    bench.locator("[data-fold=measures] > summary").click()
+    measuring = bench.locator(".train-lora-blocks-measuring")
+    measuring.get_by_role("button", name="Compare", exact=True).click()
+    measuring.get_by_text("Test0 beside Base:").wait_for(timeout=30_000)
+    meters = bench.locator(".train-lora-blocks-meter")
+    assert meters.evaluate_all("all => all.map(one => one.dataset.key)") == ["size", "cosine"]
+    verdict = "() => document.querySelector('.train-lora-blocks-meter[data-key=cosine] i').dataset.verdict"
+    assert bench.evaluate(verdict) == "noise"
+    bench.get_by_label("Weight of BASE").fill("0")
+    wait(bench, f"() => ({verdict})() === 'nothing'")  # judged by the package again
+    bench.get_by_label("Weight of BASE").fill("1")
+
+    measuring.get_by_label("Each LoRA on its own, too").check()
+    measuring.get_by_role("button", name="Measure", exact=True).click()
+    measuring.get_by_text("Base alone: most from").wait_for(timeout=240_000)
+    keys = meters.evaluate_all("all => all.map(one => one.dataset.key)")
+    assert keys == ["effect", "effect 0", "effect 1", "size", "cosine"]
+    bench.get_by_role("button", name="OUT05, Base").hover()
+    heat = bench.locator(".train-lora-blocks-heat").nth(1)
+    heat.wait_for(timeout=10_000)
+    assert heat.get_attribute("src").endswith("/maps/OUT05-2.png")
+    assert bench.evaluate("async src => (await fetch(src)).status", heat.get_attribute("src")) == 200
+    bench.get_by_text("Where Base, OUT05 acts").wait_for(timeout=10_000)
+    assert "Measured with other numbers" not in measuring.inner_text()
+    bench.get_by_label("Weight of OUT05").fill("0.5")
+    measuring.get_by_text("Measured with other numbers").wait_for(timeout=10_000)
+
+
+@pytest.mark.one_gradio
 def test_a_bake_keeps_its_recipe(bench, refusals, loras) -> None:
     choose(bench, "Test0")
     bench.locator(".train-lora-blocks-chip[data-name=GP1]").click()
@@ -357,6 +434,10 @@ def test_a_bake_keeps_its_recipe(bench, refusals, loras) -> None:
     bakery.get_by_role("button", name="Bake", exact=True).click()
     bakery.get_by_text("there is a file of this name").wait_for(timeout=10_000)
 
+    bakery.get_by_text("Open the recipe of a file that was baked here").click()
+    listed = bakery.locator("details[open] .train-lora-blocks-file b")
+    listed.first.wait_for(timeout=10_000)
+    assert listed.all_inner_texts() == ["my mix"]
     emptied(bench)
     bench.locator(".train-lora-blocks-start").get_by_role("listitem").filter(has_text="my mix").click()
     bench.get_by_role("button", name="Open its recipe").click()

@@ -104,6 +104,27 @@ def test_typing_goes_on_where_gradio_draws_the_step_anew(studio: Studio) -> None
     studio.written(a="hina, 1girl, red hat, looking to the left, zoo")
 
 
+def test_what_is_not_written_yet_is_there_again_after_another_folder(studio: Studio, tmp_path: Path) -> None:
+    other = tmp_path / "1_other"
+    other.mkdir()
+    Image.new("RGB", (64, 64), (9, 90, 200)).save(other / "x.png")
+    studio.row("a").locator("button.train-lora-cs-caption").click()
+    studio.page.keyboard.type(", unsaved words")
+    folder = studio.page.locator("#train_lora_train_data_dir").locator("input, textarea").first
+    open_step(studio.page, "Pictures")
+    folder.fill(str(other))
+    open_step(studio.page, "Captions")
+    expect(studio.row("x")).to_be_visible(timeout=15_000)
+    expect(studio.here).to_contain_text(f"1 caption of {studio.root} isn't written yet")
+    open_step(studio.page, "Pictures")
+    folder.fill(str(studio.root))
+    open_step(studio.page, "Captions")
+    field = studio.row("a").locator("textarea")
+    expect(field).to_have_value(re.compile("unsaved words$"), timeout=15_000)
+    field.press("Enter")
+    studio.written(a=f"{CAPTIONS['10_hina/a']}, unsaved words")
+
+
 def test_filters_and_a_preview_that_is_written_and_taken_back(studio: Studio) -> None:
     before = studio.texts()
     chip = studio.here.locator(".train-lora-cs-chips .train-lora-cs-chip", has_text=re.compile("^smile"))
@@ -170,6 +191,17 @@ def test_mirrored_copies_of_those_that_are_selected(studio: Studio) -> None:
     studio.written(a_flipped="hina, 1girl, red hat, looking to the right")
     expect(studio.row("a_flipped")).to_have_count(1, timeout=10_000)
     studio.tool("mirror")
+
+
+def test_another_language_chosen_in_another_step(studio: Studio) -> None:
+    """The studio is built anew out of sight, and filled when it is seen again."""
+    for code, step in (("zh-CN", "training"), ("en", "grid")):
+        studio.page.evaluate(f"trainLora.step('{step}')")
+        studio.page.locator(f'#train_lora_language button[data-language="{code}"]').click()
+        studio.page.wait_for_selector(f"#train_lora[lang={code}]", state="attached", timeout=15_000)
+        studio.page.evaluate("trainLora.step('captions')")
+        expect(studio.here.locator(".train-lora-cs-name")).to_have_text(studio.root.name, timeout=15_000)
+        expect(studio.here.locator(".train-lora-cs-row")).to_have_count(len(CAPTIONS))
 
 
 def test_it_fits_a_narrow_window(studio: Studio) -> None:

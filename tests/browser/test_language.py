@@ -190,6 +190,61 @@ def test_another_localization_may_have_been_first(page) -> None:
     assert page.locator("#before").inner_text() == page.locator("#after").inner_text() == "学习速率"
 
 
+LOCALIZATION = """(() => {
+  window.opts = { localization: "%s" };
+  window.localization = { "Learning rate": "率", jacket: "衣", Weights: "重", "Start training": "始", Grid: "表" };
+  const put = (node) => { const tl = localization[node.textContent.trim()]; if (tl) node.textContent = tl; };
+  const all = (top) => {
+    if (top.nodeType === Node.TEXT_NODE) { put(top); return; }
+    if (localization[top.placeholder]) top.placeholder = localization[top.placeholder];
+    const walker = document.createTreeWalker(top, NodeFilter.SHOW_TEXT);
+    for (let node; (node = walker.nextNode());) if (node.parentElement.nodeName !== "TEXTAREA") put(node);
+  };
+  new MutationObserver((changes) => changes.forEach((change) => change.addedNodes.forEach(all)))
+    .observe(document, { subtree: true, childList: true });
+})()"""
+"""A WebUI's localization.js in short: whatever is put into the page is translated where it is one of its words."""
+
+PROBE = (
+    '<p id="ours">Learning rate</p><p id="data" data-as-it-is>jacket</p><pre>Weights</pre><p data-raw><b>Grid</b></p>'
+    '<input placeholder="Weights">'
+)
+
+
+@pytest.mark.parametrize(
+    ("localization", "ours", "hint", "start"),
+    [("zh_CN", "学习率", "权重", "开始训练"), ("ja_JP", "率", "Weights", "始")],
+)
+def test_a_localization_of_the_webui_does_not_mix_with_ours(
+    new_page, localization: str, ours: str, hint: str, start: str
+) -> None:
+    """Its words give way to our language, stay where we haven't got theirs, and never change what users wrote."""
+    page = new_page()
+    page.add_init_script(LOCALIZATION % localization)
+    page.reload()
+    page.wait_for_function(f"window.trainLora?.status()?.host && window.opts.localization === '{localization}'")
+    step(page, "training")
+    page.wait_for_timeout(1000)
+    put(page, PROBE)
+    probe = page.locator("#language_probe")
+    assert probe.locator("#ours").inner_text() == ours
+    assert [probe.locator(one).inner_text() for one in ("#data", "pre", "b")] == ["jacket", "Weights", "Grid"]
+    assert probe.locator("input").get_attribute("placeholder") == hint
+    assert page.locator("#train_lora_start").inner_text().strip() == start
+    choose(page, "en")
+    assert probe.locator("#ours").inner_text() == "Learning rate"
+    assert page.locator("#train_lora_start").inner_text().strip() == "Start training"
+    page.reload()  # English was chosen, so it is English from the beginning
+    page.wait_for_function("window.trainLora?.status()?.host")
+    step(page, "training")
+    page.wait_for_timeout(1000)
+    put(page, PROBE)
+    assert probe.locator("#ours").inner_text() == "Learning rate"
+    assert probe.locator("#data").inner_text() == "jacket"
+    assert page.locator("#train_lora_start").inner_text().strip() == "Start training"
+    assert "表" not in page.locator("#train_lora_steps").inner_text()
+
+
 def test_nothing_goes_round_in_circles(new_page) -> None:
     page = new_page(locale="zh-CN")
     in_language(page, "zh-CN")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ..studio.drawn import put, scene, tree
+from ..studio.drawn import face, put, scene, tree
 
 WAIT = 30_000
 
@@ -149,6 +149,31 @@ def test_many_are_cut_at_once_and_the_originals_left_out(new_page: Any, folder: 
         timeout=WAIT,
     )
     assert value(page, "train_data_dir") == ""
+
+
+def test_heads_are_cut_without_opencv_and_the_page_says_by_what(new_page: Any, tmp_path: Path) -> None:
+    """Our own detector finds them; what is off says why."""
+    put(tmp_path / "people" / "a.png", face(400, (200, 180), 160))
+    page = new_page(1280, 900)
+    project_of(page, tmp_path / "people")
+    wait_for(page, "a.png")
+    page.get_by_role("button", name="Choose all").click()
+    page.get_by_role("button", name="Cut …").click()
+    page.get_by_role("radio", name="Head", exact=True).check()
+    page.get_by_text("Own detector").first.wait_for(state="attached", timeout=WAIT)
+    cutout = page.get_by_role("checkbox", name="Take the background away")
+    if cutout.is_disabled():
+        assert "rembg" in cutout.locator("xpath=..").get_attribute("title")
+    page.locator(".train-lora-into input[type=text]").fill("5_head")
+    page.get_by_role("button", name="Make the pictures").click()
+    page.get_by_text("1 picture made").or_(page.get_by_text("1 pictures made")).first.wait_for(timeout=WAIT)
+    assert (tmp_path / "people project" / "image" / "5_head" / "a.png").is_file()
+    page.locator(".train-lora-picture-open:visible").first.click()
+    page.locator(".train-lora-cutbox").wait_for(timeout=WAIT)
+    whole = page.locator(".train-lora-box-size").inner_text()
+    page.get_by_role("button", name="Head", exact=True).click()
+    page.wait_for_function("(was) => document.querySelector('.train-lora-box-size')?.textContent !== was", arg=whole)
+    page.get_by_text("Faces found by: Own detector").or_(page.get_by_label("Faces found by")).first.wait_for()
 
 
 def test_thousands_need_few_elements(new_page: Any, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ HOSTS = {
     "standalone": frozenset({"grid", "render", "live", "narrow", "choose"}),
     "webui": frozenset({"grid", "render", "narrow", "upscale", "captions:deepbooru", "captions:blip"}),
     "forge": frozenset({"grid", "render", "upscale", "captions:deepbooru", "captions:blip"}),
-    "classic": frozenset({"grid", "render", "narrow", "upscale"}),
+    "classic": frozenset({"grid", "render", "upscale"}),
 }
 
 

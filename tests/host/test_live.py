@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -249,13 +249,27 @@ def test_one_strength_counts_for_both(webui: SimpleNamespace, networks: Extensio
 )
 @pytest.mark.parametrize("second_pass", [False, True])
 def test_what_cannot_be_read_ends_the_job(
-    tag: str, words: str, second_pass: bool, networks: Extension, own: Path
+    tag: str, words: str, second_pass: bool, networks: Extension, own: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And is said on the page: a plot goes on without that cell."""
+    said: list[str] = []
+    monkeypatch.setitem(sys.modules, "gradio", SimpleNamespace(Warning=said.append))
     job = Job("x", hr=tag) if second_pass else Job(tag)
     prompts.check(job)
     with pytest.raises(UserError) as raised:
         job.init()
     assert words in str(raised.value)
+    assert said == [str(raised.value).replace("<", "‹")]
+
+
+def test_functions_that_do_nothing_are_not_taken_for_the_real_ones(
+    networks: Extension, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ReForge has A1111's names in its Lora extension, as empty shells."""
+    assert live.extension() is not None
+    for name in ("ldm_patched", "ldm_patched.modules", "ldm_patched.modules.model_management"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    assert live.extension() is None
 
 
 def test_what_is_put_into_a_prompt_later_is_read_too(networks: Extension, own: Path) -> None:

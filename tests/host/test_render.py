@@ -255,6 +255,7 @@ def test_where_blocks_have_no_weights_a_file_has_them(
     WebUIHost().render(replace(EULER, loras=(replace(weighted[0], weights={"IN01": 0.5}),)))
     (p, [name]), (again, [same]), (_, [other]) = jobs
     assert (name == same) and name != other
+    assert (getattr(p, "scripts", None) is None) is (kind == "webui")  # reForge looks for a script of its own there
     assert p.prompt == again.prompt == f"a thing <lora:b:1:1> <lora:{Path(name).stem}:1:1>"
     assert not list(tmp_path.rglob("train-lora-*"))
     WebUIHost().render(replace(EULER, loras=(Applied(two[0], 0.0, 1.0, dict.fromkeys(blocks_of(SD15), 0.0)),)))

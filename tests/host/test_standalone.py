@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +77,17 @@ def test_what_it_is_doing(tmp_path: Path) -> None:
         assert host.busy() == "a training has the GPU"
         raise KeyError
     assert host.busy() == ""
+
+
+def test_choosing_a_checkpoint_waits_for_no_training(tmp_path: Path) -> None:
+    host = StandaloneHost(None, tmp_path, tmp_path)
+    with host.memory_for_training():
+        choosing = threading.Thread(target=host.choose, args=(tmp_path / "b.safetensors",), daemon=True)
+        choosing.start()
+        choosing.join(5)
+        assert not choosing.is_alive()
+        chosen = host.checkpoint()
+        assert chosen and chosen.path == tmp_path / "b.safetensors"
 
 
 def test_it_says_what_there_is_instead(tmp_path: Path) -> None:

@@ -53,6 +53,14 @@ def test_failures_have_the_upscalers_name(webui: SimpleNamespace) -> None:
     assert not webui.call_queue.queue_lock.held
 
 
+def test_a_model_that_cannot_be_downloaded_has_a_place(webui: SimpleNamespace) -> None:
+    [entry] = [one for one in webui.shared.sd_upscalers if one.name == "4x"]
+    entry.data_path, webui.scaler.model_path = "https://example.org/4x.pth", "models/ESRGAN"
+    webui.scaler.raises = True
+    with pytest.raises(UserError, match=r"or put its model into models/ESRGAN: https://example\.org/4x\.pth"):
+        WebUIHost().upscale(PICTURE, "4x", 100, 100)
+
+
 def test_interrupting_it_in_the_webui(webui: SimpleNamespace) -> None:
     """An interrupted upscaler would leave a blurred picture behind without a word."""
     webui.shared.state.interrupt()  # some time ago: counts for nothing

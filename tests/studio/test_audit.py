@@ -72,6 +72,14 @@ FAULTS: dict[str, tuple[str | bytes | None, list[tuple[str, tuple[str, ...], str
         "hina, 1girl, solo, smile, beach, 这是一个微笑的女孩在 海边 看 天空".encode("gbk"),
         [("encoding", ("00",), "save as UTF-8")],
     ),
+    "Shift-JIS": (
+        "hina, 1girl, solo, smile, beach, 少女が 笑って 海辺で 空を見ている".encode("shift_jis"),
+        [("encoding", ("00",), "save as UTF-8")],
+    ),
+    "cp1252": (
+        "hina, 1girl, solo, smile, beach, café à la plage déserte".encode("cp1252"),
+        [("encoding", ("00",), "save as UTF-8")],
+    ),
     "BOM": (b"\xef\xbb\xbf" + plain(0).encode(), [("encoding", ("00",), "save as UTF-8")]),
     "UTF-16": (plain(0).encode("utf-16"), [("encoding", ("00",), "save as UTF-8")]),
     "NUL": (plain(0).encode() + b"\0", [("encoding", ("00",), "save as UTF-8")]),

@@ -19,6 +19,7 @@ from lora_train.dataset import encodings
 from lora_train.errors import UserError
 from lora_train.paths import ROOT
 from lora_train.studio import captions, edits
+from lora_train.studio import project as projects
 from lora_train.studio.captions import Table, apply, open_table, preview
 
 NONE: Counter[str] = Counter()
@@ -433,3 +434,17 @@ def test_endings_that_no_caption_has(tmp_path: Path, ending: str) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
     with pytest.raises(UserError, match="ending"):
         open_table(tmp_path, ending)
+
+
+def test_folders_that_are_left_out_of_training_are_left_alone(tmp_path: Path) -> None:
+    made = projects.make(tmp_path / "p").project
+    assert made is not None
+    for folder in ("1_a", "2_b"):
+        path = made.image / folder / "x.png"
+        path.parent.mkdir()
+        Image.new("RGB", (8, 8)).save(path)
+    projects.use(made, made.image / "1_a", False)
+    table = open_table(made.root)
+    assert [row.folder for row in table.rows] == ["2_b"]
+    assert table.said == ("Left out of training, so not among these: 1_a",)
+    assert [row.folder for row in open_table(made.image / "1_a").rows] == ["1_a"]  # where it is named itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from itertools import pairwise
 from pathlib import Path
 from threading import Event
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from lora_train import cli
+from lora_train import cli, paths
 from lora_train.dataset.source import open_dataset
 from lora_train.errors import UserError
 from lora_train.settings import from_dict
@@ -298,13 +299,13 @@ def test_shaped_cuts(tmp_path):
         crops.shaped([long], "10_x", 1.0, "sideways")
 
 
-def test_where_there_is_no_detector_it_is_said(tmp_path, monkeypatch):
+def test_our_own_detector_is_always_there(tmp_path, monkeypatch):
     monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: None)
-    assert faces.available([tmp_path]) == []
-    with pytest.raises(UserError, match="by hand"):
-        faces.detector("", [tmp_path])
-    with pytest.raises(UserError, match="'yunet'"):
+    assert faces.available([tmp_path]) == ["bundled"]
+    assert faces.detector("", [tmp_path]).name == "bundled"
+    with pytest.raises(UserError, match="'yunet'") as wrong:
         faces.detector("yunet")
+    assert "bundled" in wrong.value.remedy
 
 
 def test_the_cascade_finds_a_face():
@@ -366,10 +367,14 @@ def test_a_wrong_folder_is_named_where_it_was_given(project, tmp_path):
     assert wrong.value.where == "into" and "10_hina" in wrong.value.remedy
 
 
-def test_a_cascade_of_drawn_faces_is_found_among_the_models(tmp_path):
-    cv2 = pytest.importorskip("cv2")
+def test_a_cascade_of_drawn_faces_is_found_among_the_models(tmp_path, monkeypatch):
+    """Also without OpenCV."""
+    monkeypatch.setattr(faces.importlib.util, "find_spec", lambda name: None)
     file = tmp_path / "faces" / "lbpcascade_animeface.xml"
     file.parent.mkdir()
-    file.write_bytes((Path(cv2.data.haarcascades) / "haarcascade_frontalface_alt2.xml").read_bytes())
+    file.write_bytes(gzip.decompress((paths.FACES / "haarcascade_frontalface_alt2.xml.gz").read_bytes()))
     assert faces.available([tmp_path])[0] == "anime"
     assert len(faces.detector("", [tmp_path]).detect(face())) == 1
+    file.write_text("<opencv_storage/>")
+    with pytest.raises(UserError, match="holds no cascade"):
+        faces.detector("", [tmp_path])

@@ -11,6 +11,7 @@ from PIL import Image
 
 from lora_train import cli
 from lora_train.studio import captions, edits, flips
+from lora_train.studio import project as projects
 from lora_train.studio.captions import open_table
 
 from .drawn import loaded, put, scene, tree
@@ -128,3 +129,22 @@ def test_the_command_line(project: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert cli.main(["captions", str(project), "undo"]) == 0
     assert cli.main(["captions", str(project), "swap", "--write"]) == 0
     assert (project / "image" / "10_hina" / "a.txt").read_text(encoding="utf-8") == "hina, looking to the right"
+
+
+def test_pictures_elsewhere_are_named_before_anything_is_made(tmp_path: Path) -> None:
+    for number in range(3):
+        put(tmp_path / "loose" / f"{number}.png", scene(number, 32, 32), caption="left arm")
+    before = tree(tmp_path / "loose")
+    made = projects.make(tmp_path / "loose").project
+    assert made is not None
+    put(made.image / "1_x" / "own.png", scene(9, 32, 32), caption="left arm")
+    wanted = flips.plan(open_table(made.root))
+    assert [copy.target.name for copy in wanted.copies] == ["own_flipped.png"]
+    assert wanted.skipped == (
+        "loose: 3 pictures lie outside of the project, and nothing is written there; cut them first",
+    )
+    done = flips.make(open_table(made.root), wanted)
+    assert len(done.pictures) == 1 and not done.problems
+    assert tree(tmp_path / "loose") == before
+    alone = flips.plan(open_table(tmp_path / "loose"))  # by itself it is a set of its own
+    assert len(alone.copies) == 3 and not alone.skipped

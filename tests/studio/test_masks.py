@@ -120,22 +120,128 @@ def test_without_rembg_its_absence_is_told(project, monkeypatch, tmp_path):
         masks.make(project, paths(project), "background")
 
 
-def test_rembg_is_used_with_models_that_are_there(project, monkeypatch, tmp_path):
-    """A stand-in for rembg's two functions: its models can't be had here."""
-    asked = []
-    stand_in = SimpleNamespace(
-        new_session=lambda name: asked.append(name) or name,
-        remove=lambda picture, session, only_mask: Image.new("L", picture.size, 9),
-    )
-    monkeypatch.setitem(sys.modules, "rembg", stand_in)
+class U2net:
+    """A session of rembg's as far as it is used: it would fetch its file."""
+
+    def __init__(self, model_name, sess_opts, *args, **kwargs):
+        self.file = Path(type(self).download_models())
+        if self.file.read_bytes() != b"model":
+            raise RuntimeError("[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : it failed\nand more")
+
+    @classmethod
+    def name(cls):
+        return "u2net"
+
+    @classmethod
+    def download_models(cls, *args, **kwargs):
+        raise AssertionError("the network was asked")
+
+
+@pytest.fixture
+def rembg(monkeypatch, tmp_path) -> Path:
+    """A stand-in for the parts of rembg that are used, and its folder of models."""
+
+    def remove(picture, session, only_mask):
+        assert only_mask and session.file.is_file()
+        return Image.new("L", picture.size, 9)
+
+    sessions = SimpleNamespace(sessions_class=[U2net])
+    stand_in = SimpleNamespace(remove=remove, sessions=sessions)
+    options = SimpleNamespace(SessionOptions=SimpleNamespace)
+    for name, module in (("rembg", stand_in), ("rembg.sessions", sessions), ("onnxruntime", options)):
+        monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(masks.importlib.util, "find_spec", lambda name: stand_in)
+    monkeypatch.setattr(masks, "_LOADED", {})
     monkeypatch.setenv("U2NET_HOME", str(tmp_path / "models"))
-    assert masks.removers() == []
+    return tmp_path / "models"
+
+
+def test_rembg_is_used_with_models_that_are_there(project, rembg, tmp_path):
+    rembg.mkdir()
+    for name in ("u2net", "silueta", "u2net_cloth_seg", "mine"):
+        (rembg / f"{name}.onnx").write_bytes(b"model")
+    (rembg / "u2netp.onnx").touch()
+    assert masks.removers() == ["u2net", "silueta"] and masks.lacking() is None
+    assert masks.make(project, paths(project), "background").written == 2
+    assert loaded(masks.find(project, paths(project)[0])).getpixel((0, 0)) == 9
+    (tmp_path / "webui" / "u2net").mkdir(parents=True)
+    (tmp_path / "webui" / "u2net" / "isnet-anime.onnx").write_bytes(b"model")
+    assert masks.removers([tmp_path / "webui"]) == ["u2net", "isnet-anime", "silueta"]
+
+
+def test_a_model_that_is_missing_is_asked_for_by_name_and_place(rembg):
+    problem = masks.lacking()
+    assert problem is not None and "u2net.onnx" in problem.remedy and str(rembg) in problem.remedy
     with pytest.raises(UserError, match="no model"):
         masks.remover()
-    (tmp_path / "models").mkdir()
-    for name in ("u2netp", "isnet-anime"):
-        (tmp_path / "models" / f"{name}.onnx").touch()
-    assert masks.removers() == ["isnet-anime", "u2netp"]
-    assert masks.make(project, paths(project), "background").written == 2
-    assert asked == ["isnet-anime"] and loaded(masks.find(project, paths(project)[0])).getpixel((0, 0)) == 9
+    rembg.mkdir()
+    (rembg / "u2net.onnx").write_bytes(b"model")
+    with pytest.raises(UserError, match="no model u2netp") as wrong:
+        masks.remover("u2netp")
+    assert "u2netp.onnx" in wrong.value.remedy
+    with pytest.raises(UserError, match="tells front from back"):
+        masks.remover("sam")
+
+
+def test_a_model_s_file_that_is_broken_is_told_and_never_replaced(rembg):
+    rembg.mkdir()
+    file = rembg / "u2net.onnx"
+    file.write_bytes(b"half")
+    with pytest.raises(UserError, match="isn't the file that rembg published") as wrong:
+        masks.remover()
+    assert masks.REMOVERS["u2net"] in wrong.value.what and file.read_bytes() == b"half"
+
+
+def test_rembg_that_ends_the_program_is_told(rembg, monkeypatch):
+    """What it does where onnxruntime is missing."""
+    rembg.mkdir()
+    (rembg / "u2net.onnx").write_bytes(b"model")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(masks.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else name)
+    with pytest.raises(UserError, match="needs onnxruntime"):
+        masks.remover()
+
+
+def test_rembg_s_folder_may_be_of_the_home(rembg, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("U2NET_HOME", "~/models")
+    rembg.mkdir()
+    (rembg / "u2net.onnx").write_bytes(b"model")
+    assert masks.removers() == ["u2net"]
+
+
+def test_rembg_itself(project, monkeypatch, tmp_path):
+    """A network of u2net's shape, which takes what is bright for the front."""
+    pytest.importorskip("rembg", reason="rembg isn't there", exc_type=ImportError)
+    onnx = pytest.importorskip("onnx", reason="onnx, which writes the model, isn't there")
+    write_u2net(onnx, tmp_path / "u2net.onnx")
+    monkeypatch.setenv("U2NET_HOME", str(tmp_path))
+    bright = Image.new("RGB", (90, 60), "black")
+    bright.paste((255, 250, 240), (30, 0, 90, 60))
+    put(paths(project)[0], bright)
+    assert masks.make(project, paths(project)[:1], "background").written == 1
+    mask = loaded(masks.find(project, paths(project)[0]))
+    assert mask.size == (90, 60) and mask.getpixel((10, 30)) < 20 and mask.getpixel((80, 30)) > 235
+    (tmp_path / "u2net.onnx").write_bytes(b"<html>not found</html>")
+    with pytest.raises(UserError, match="isn't the file that rembg published"):
+        masks.remover("u2net")
+    assert (tmp_path / "u2net.onnx").read_bytes().startswith(b"<html>")
+
+
+def write_u2net(onnx, file: Path) -> None:
+    """Input input.1 [batch, 3, 320, 320], seven outputs [batch, 1, 320, 320] as u2net's."""
+    helper = onnx.helper
+    outputs = [str(1959 + n) for n in range(7)]
+    nodes = [
+        helper.make_node("ReduceMean", ["input.1"], ["mean"], axes=[1], keepdims=1),
+        *(helper.make_node("Sigmoid", ["mean"], [name]) for name in outputs),
+    ]
+    kind, sides = onnx.TensorProto.FLOAT, [320, 320]
+    graph = helper.make_graph(
+        nodes,
+        "u2net",
+        [helper.make_tensor_value_info("input.1", kind, ["batch", 3, *sides])],
+        [helper.make_tensor_value_info(name, kind, ["batch", 1, *sides]) for name in outputs],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), file)

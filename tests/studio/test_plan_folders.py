@@ -163,16 +163,41 @@ def test_variants_are_found_among_the_sources_alone(tmp_path: Path) -> None:
     twin = tmp_path / "loose" / "z.png"
     twin.write_bytes((tmp_path / "loose" / "p05.png").read_bytes())
     seen = []
-    sorting = style_sort.look_through(project, sorted_by_hand(project, 12, 4), progress=lambda *n: seen.append(n))
+    before = sorted_by_hand(project, 12, 4)
+    sorting = style_sort.look_through(project, before, progress=lambda *n: seen.append(n)).onto(before)
     assert [[Path(key).name for key in group] for group in sorting.groups] == [["p00.png", alike.name]]
     assert sorting.suggested[style_sort.key_of(project, twin)].why == "twin"
     assert seen[-1] == (32, 32)
     style_sort.write(project, sorting)
-    again = style_sort.look_through(project, sorting)
+    again = style_sort.look_through(project, sorting).onto(sorting)
     assert again.groups == sorting.groups  # copies of the plan's aren't variants of what they were copied from
     assert len(style_sort.items(project, again)) == 16
     style_sort.save(project, again)
     assert style_sort.load(project) == again
+
+
+def test_what_the_user_left_out_is_not_sorted(tmp_path: Path) -> None:
+    project = style(tmp_path, 4, 1, 0)
+    put(project.image / "1_cut" / "c.png", scene(77, SIDE, SIDE))
+    assert len(style_sort.items(project, Sorting())) == 6
+    projects.use(project, tmp_path / "loose", False)
+    assert [item.path.name for item in style_sort.items(project, Sorting())] == ["c.png"]
+    sorting = Sorting(chosen={style_sort.key_of(project, project.image / "1_cut" / "c.png"): "main"})
+    style_sort.write(project, sorting)
+    assert [item.path.name for item in style_sort.items(project, sorting)] == ["c.png"]  # its own source stays
+    project.journal.undo()
+    assert [concept.folder.name for concept in project.concepts() if concept.used] == ["1_cut"]
+
+
+def test_what_is_sorted_during_a_look_stays(tmp_path: Path) -> None:
+    project = style(tmp_path, 10, 4, 0)
+    put(tmp_path / "loose" / "p00b.png", scene(0, SIDE, SIDE).resize((SIDE + 6, SIDE + 6)))
+    keys = [item.key for item in style_sort.items(project, Sorting())]
+    looked = style_sort.look_through(project, Sorting())
+    meanwhile = style_sort.together(style_sort.apart(Sorting(chosen={keys[0]: "full"}), keys[:1]), keys[5:8])
+    sorting = looked.onto(meanwhile)
+    assert sorting.chosen == {keys[0]: "full"} and len(sorting.suggested) == 15
+    assert [group for group in sorting.groups if len(group) > 1] == [tuple(keys[5:8])]
 
 
 def test_faces_decide_where_there_is_a_detector(tmp_path: Path) -> None:
@@ -183,7 +208,7 @@ def test_faces_decide_where_there_is_a_detector(tmp_path: Path) -> None:
     def detect(picture: object) -> list[Face]:
         return [Face(Box(140, 110, 240, 300))]
 
-    sorting = style_sort.look_through(project, Sorting(), detect)
+    sorting = style_sort.look_through(project, Sorting(), detect).onto(Sorting())
     found = sorting.suggested[str(close)]
     assert (found.name, found.why, found.sure) == ("face", "face", True)
 

@@ -245,3 +245,16 @@ def test_processes_find_what_one_finds_and_their_death_costs_nothing(planted, mo
     assert started and all(process.wait(10) is not None for process in started)
     monkeypatch.setattr(module, "_START", "import sys; sys.stdin.readline(); sys.exit(1)")
     assert scan(planted).as_dict() == alone
+
+
+def test_what_is_left_out_is_no_duplicate_of_its_copies(tmp_path: Path) -> None:
+    made = projects.make(tmp_path / "hina").project
+    assert made is not None
+    for folder in ("1_hina", "20_hina main"):
+        for number in range(3):
+            put(made.image / folder / f"{number}.png", scene(number, 300, 300))
+    both = scan(made.root, parts=made.parts())
+    assert (both.counts()["duplicates"], both.counts()["pictures"]) == (3, 6)
+    projects.use(made, made.image / "1_hina", False)
+    one = scan(made.root, parts=made.parts(), left_out=made.left_out())
+    assert (one.counts()["duplicates"], one.counts()["similar_groups"], one.counts()["pictures"]) == (0, 0, 6)

@@ -28,6 +28,8 @@ from lora_train.grid.sheet import Page, Sheet
 from lora_train.host.base import Checkpoint
 from lora_train.host.standalone import StandaloneHost
 from lora_train.model.load import load_model
+from lora_train.ui.panels import blocks as blocks_panel
+from lora_train.ui.routes.merges import Merges
 from lora_train.ui.routes.tasks import TASKS
 from tests.blocks import loras
 from tests.grid.conftest import write
@@ -262,6 +264,40 @@ def test_a_try_from_slider_to_picture(client, host) -> None:
     assert (first.path.stem, first.te, first.weights["IN01"], first.weights["IN03"]) == ("Test0", 1.0, 0.6, 0.0)
     assert (second.unet, second.weights["BASE"]) == (-1.0, 0.3)
     assert host.shots[0].prompt == "a cat"
+
+
+def test_every_prompt_is_drawn_with_every_seed(client, host) -> None:
+    board = board_of(client)
+    tries = f"{V1}/blocks/boards/{board}/tries"
+    scene = {"prompts": ["a dog,\non grass", "a bird"], "seeds": [5, 6]}
+    client.post(tries, json={"mix": mix(STYLE, **scene)})
+    settled(client, board)
+    wanted = [(prompt, seed) for prompt in ("a cat", "a dog,\non grass", "a bird") for seed in (5, 6)]
+    assert [(shot.prompt, shot.seed) for shot in host.shots] == wanted
+    [told] = client.get(f"{V1}/blocks/boards/{board}").json()["tries"]
+    texts = [Image.open(BytesIO(client.get(f"{V1}/{address}").content)).text for address in told["pictures"]]
+    assert [text["parameters"].startswith(prompt) for text, (prompt, _) in zip(texts, wanted, strict=True)] == [
+        True
+    ] * 6
+    client.post(tries, json={"mix": mix(STYLE, prompts=["a bird"], seeds=[6])})
+    settled(client, board)
+    assert len(host.shots) == 6, "a cat and a bird with seed 6 were drawn before"
+    many = client.post(tries, json={"mix": mix(STYLE, prompts=["b"] * 8, seeds=[1, 2])})
+    assert "more than 16 pictures" in many.text and problems(many).keys() == {"mix.shot.seeds"}
+
+
+def test_a_board_of_before_there_were_several_prompts(client, host) -> None:
+    board = board_of(client)
+    client.post(f"{V1}/blocks/boards/{board}/tries", json={"mix": mix(STYLE)})
+    settled(client, board)
+    file = host.data_dir() / "boards" / board / "board.json"
+    old = json.loads(file.read_text(encoding="utf-8"))
+    for one in (old["mix"], old["tries"][0]["mix"]):
+        del one["shot"]["prompts"]
+    file.write_text(json.dumps(old), encoding="utf-8")
+    [told] = client.get(f"{V1}/blocks/boards/{board}").json()["tries"]
+    again = client.post(f"{V1}/blocks/boards/{board}/tries", json={"mix": told["mix"], "parent": 1}).json()
+    assert again["known"] and again["try"]["id"] == 1
 
 
 def test_what_was_drawn_is_answered_from_the_history(client, host) -> None:
@@ -521,6 +557,59 @@ def test_a_bake_has_its_report_card_preview_and_recipe(client, host) -> None:
     opened = client.get(f"{V1}/blocks/recipe", params={"name": "baked/out"}).json()
     assert (opened["missing"], opened["changed"]) == (["BASE"], ["style/Test0"])
     assert client.get(f"{V1}/blocks/recipe", params={"name": "Test0"}).status_code == 422
+
+
+def test_a_picture_that_was_there_stays_at_a_bake_of_a_new_name(client, host) -> None:
+    board = board_of(client)
+    client.post(f"{V1}/blocks/boards/{board}/tries", json={"mix": mix(STYLE)})
+    settled(client, board)
+    mine = host.lora_dir() / "new.png"
+    Image.new("RGB", (5, 5)).save(mine)
+    before = mine.read_bytes()
+    body = {"mix": mix(STYLE), "name": "new", "preview_try": {"board": board, "try": 1}}
+    told = finished(client.post(f"{V1}/blocks/bake", json=body).json()["task"])["result"]
+    assert (mine.read_bytes(), told["picture_kept"]) == (before, "new.png")
+    assert not [path for path in told["written"] if path.endswith(".png")]
+    told = finished(client.post(f"{V1}/blocks/bake", json={**body, "overwrite": True}).json()["task"])["result"]
+    assert (Image.open(mine).size, told["picture_kept"]) == ((64, 64), None)
+    listed = {one["name"]: one["baked"] for one in client.get(f"{V1}/blocks/loras").json()}
+    assert listed["new"] and not listed["BASE"]
+
+
+def test_an_open_host_names_no_folder(client, manager, host, tmp_path, monkeypatch) -> None:
+    """What a bake, a merge, a measurement and an error say, while strangers may read it."""
+    monkeypatch.setattr(host, "open_to_all", True)
+    place = str(tmp_path)
+    (host.lora_dir() / "cut.safetensors").write_bytes((host.lora_dir() / "BASE.safetensors").read_bytes()[:-9])
+    answers = [
+        client.post(f"{V1}/merge", json={"recipe": "BASE:1", "name": "merged"}),
+        client.post(f"{V1}/merge", json={"recipe": "cut:1", "name": "merged2"}),
+        client.post(f"{V1}/blocks/text", json={"mix": mix({"name": "cut"})}),
+        client.post(f"{V1}/blocks/compare", json={"names": ["cut", "BASE"]}),
+        client.get(f"{V1}/blocks/lora", params={"name": "cut"}),
+        client.get(f"{V1}/blocks/recipe", params={"name": "BASE"}),
+    ]
+    for path, body in (
+        ("bake", {"mix": mix(STYLE), "name": "below/baked"}),
+        ("resize", {"name": "BASE", "out": "smaller", "limit": {"rank": 1}}),
+    ):
+        task = client.post(f"{V1}/blocks/{path}", json=body).json()["task"]
+        assert finished(task)["state"] == "done"
+        answers += [client.get(f"{V1}/blocks/reports/{task}"), client.get(f"{V1}/status")]
+    made = {"kind": "effects", "mix": [{"name": "BASE", "path": place + "/loras/BASE.safetensors"}], "blocks": []}
+    (manager.job / "measure.json").write_text(json.dumps(made), encoding="utf-8")
+    manager.now |= {"id": "job-1", "kind": "effects", "state": "done", "error": f"{place}/loras/BASE.safetensors: gone"}
+    answers.append(client.get(f"{V1}/blocks/measures/job-1"))
+    for answer in answers:
+        assert place not in answer.text.replace("\\\\", "\\"), answer.text
+    assert answers[0].json()["path"] == "merged.safetensors"
+    assert answers[1].json()["detail"][0]["where"] == "cut.safetensors"
+    assert answers[-1].json()["result"]["mix"] == [{"name": "BASE"}]
+    form = (Merges(manager), "BASE:1,cut:1", "form", "fp16", "exact", "", False, "")
+    shown = blocks_panel.told(lambda: blocks_panel._bake(*form))
+    assert "cut.safetensors" in shown and place not in shown
+    monkeypatch.setattr(host, "open_to_all", False)
+    assert place in client.post(f"{V1}/merge", json={"recipe": "BASE:1", "name": "merged3"}).json()["path"]
 
 
 def test_a_bake_overwrites_only_if_told_and_stays_in_the_folder(client, host) -> None:

@@ -22,6 +22,15 @@ def test_status_tells_host_packages_tasks_and_job(client, manager) -> None:
     host = status["host"]
     assert (host["checkpoint"], host["vae"], host["clip_skip"]) == (manager.host.checkpoint().title, None, 1)
     assert (host["capabilities"], host["restricted"], host["busy"]) == (["grid", "upscale"], False, "")
+    assert host["checkpoints"]
+
+
+def test_a_host_without_any_checkpoint_says_so(client, manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manager.host, "checkpoint", lambda: None)
+    assert client.get(f"{V1}/status").json()["host"]["checkpoints"] == bool(manager.host.checkpoints())
+    monkeypatch.setattr(manager.host, "checkpoints", list)
+    host = client.get(f"{V1}/status").json()["host"]
+    assert (host["checkpoint"], host["checkpoints"]) == (None, False)
 
 
 def test_status_of_a_certain_job(client) -> None:

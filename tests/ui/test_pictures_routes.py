@@ -123,6 +123,9 @@ def test_thumbnails_are_small_kept_and_only_the_project_s(client, project, tmp_p
     assert Image.open(io.BytesIO(answer.content)).size == (96, 64)
     for wrong in (f"{picture}/129.jpg", f"{'0' * 16}/128.jpg", "..%2Fa/128.jpg", f"{picture}/x.jpg"):
         assert client.get(f"{AT}/{project['id']}/thumbnails/{wrong}").status_code in (404, 422)
+    blank = client.get(f"{AT}/{project['id']}/thumbnails/{'0' * 16}/128.jpg?blank=1")  # no line in a console
+    assert (blank.status_code, blank.headers["content-type"]) == (200, "image/gif")
+    assert "no-store" in blank.headers["cache-control"]
     assert client.get(f"{AT}/{'0' * 16}/page").status_code == 404
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from lora_train.host.base import Checkpoint, Shot
 from lora_train.studio import project as projects
 from lora_train.studio import style_sort
+from lora_train.studio.look import picture_id
 from lora_train.studio.project import Project
 from lora_train.ui.routes import ROOT
 from lora_train.ui.routes.tasks import TASKS
@@ -74,9 +76,10 @@ def test_a_style_is_looked_at_sorted_planned_and_written(client: Any, project: P
     now = of(client.get(at))
     assert (now["counts"]["main"], now["counts"]["face"], now["unseen"]) == (6, 2, 0)
     assert {rule["name"] for rule in now["plan"]["rules"]} == {"ratio", "sum", "grey"}
-    face = next(one["id"] for one in now["pictures"] if one["class"] == "face")
+    face = of(client.get(at + "/ids?class=face"))["ids"][0]
     changed = of(client.post(at, json={"classes": {face: "full"}, "style": "ink", "flipped": False}))
     assert [(one["id"], one["by"]) for one in changed["pictures"]] == [(face, "hand")]
+    assert (changed["different"], changed["before"]) == (1, {"classes": {face: None}})
     assert changed["counts"]["full"] == 1
     assert changed["plan"]["factor"] == 4
     assert all(name.partition("_")[2].startswith("ink ") for name in changed["plan"]["folders"])
@@ -92,12 +95,16 @@ def test_a_style_is_looked_at_sorted_planned_and_written(client: Any, project: P
 
 def test_classes_groups_and_repeats_of_ones_own(client: Any, project: Project) -> None:
     at = f"{SETS}/{project.id}/style"
-    ids = [one["id"] for one in of(client.get(at))["pictures"]]
+    ids = of(client.get(at + "/ids"))["ids"]
     now = of(client.post(at, json={"add_class": "backs", "classes": dict.fromkeys(ids[:5], "main")}))
     assert now["classes"] == ["main", "face", "full", "backs", "discard"]
     now = of(client.post(at, json={"classes": {ids[5]: "backs", ids[6]: "face", ids[7]: "face"}, "join": ids[:2]}))
     assert (now["groups"], now["counts"]["variants"]) == ([2], 2)
     assert {one["id"]: one["group"] for one in now["pictures"]}[ids[0]] is not None
+    page = of(client.get(at + "/pictures?class=main&offset=1&limit=2"))
+    assert (page["total"], page["offset"], [one["id"] for one in page["pictures"]]) == (5, 1, ids[1:3])
+    assert of(client.get(at + "/pictures?class=main"))["pictures"][0]["group"] is not None
+    assert client.get(at + "/pictures?class=none").status_code == 422
     now = of(client.post(at, json={"repeats": {"main": 7}}))
     assert next(one["repeats"] for one in now["plan"]["classes"] if one["name"] == "main") == 7
     now = of(client.post(at, json={"split": ids[:2], "repeats": None, "drop_class": "backs"}))
@@ -113,6 +120,23 @@ def test_classes_groups_and_repeats_of_ones_own(client: Any, project: Project) -
         answer = client.post(at, json=body)
         assert answer.status_code == 422 and answer.json()["detail"][0]["where"] == where, answer.text
     assert style_sort.load(project).classes == ()
+
+
+def test_clicks_that_meet_are_all_kept(client: Any, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = f"{SETS}/{project.id}/style"
+    ids = [item.key for item in style_sort.items(project, style_sort.Sorting())]
+    ids = [picture_id(Path(key)) for key in ids]
+    save = style_sort.save
+
+    def slowly(*given: Any) -> None:
+        time.sleep(0.05)
+        save(*given)
+
+    monkeypatch.setattr(style_sort, "save", slowly)
+    with ThreadPoolExecutor(8) as several:
+        answers = list(several.map(lambda one: client.post(at, json={"classes": {one: "full"}}), ids))
+    assert [answer.status_code for answer in answers] == [200] * 8
+    assert sorted(style_sort.load(project).chosen.values()) == ["full"] * 8
 
 
 def test_a_persons_plan_both_ways_and_its_folders(client: Any, project: Project) -> None:

@@ -10,6 +10,8 @@ pytest.importorskip("gradio")
 
 import json
 from html import unescape
+from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 from PIL import Image
@@ -325,8 +327,19 @@ def test_without_a_captioner_the_step_says_what_there_is(page) -> None:
 
 
 def test_captions_need_a_folder(manager) -> None:
-    html = captions.told(lambda: captions._write(None, ["", ".txt", "deepbooru", "keep", "", ""], {}))
+    html = captions.told(lambda: captions._write(None, ["", "", ".txt", "deepbooru", "keep", "", ""], {}))
     assert 'data-field="train_lora_train_data_dir"' in html
+
+
+def test_captions_of_a_project_of_several_folders_are_its_own(tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+    routes = SimpleNamespace(start=asked.append)
+    file = tmp_path / "hina" / ".studio" / "dataset.json"
+    captions._write(routes, ["", str(file), ".txt", "deepbooru", "keep", "", ""], {})  # type: ignore[arg-type]
+    captions._write(routes, ["images", str(file), ".txt", "deepbooru", "keep", "", ""], {})  # type: ignore[arg-type]
+    assert [one["folder"] for one in asked] == [str(tmp_path / "hina"), "images"]
+    with pytest.raises(UserError, match="no folder is given"):
+        captions._write(routes, ["", "mine.toml", ".txt", "deepbooru", "keep", "", ""], {})  # type: ignore[arg-type]
 
 
 def test_a_grid_of_a_series_that_is_there(manager) -> None:

@@ -163,7 +163,7 @@ def test_captions_are_written_and_taken_back(client, manager, pictures) -> None:
     }
     task = finished(client, client.post(f"{V1}/captions", json=body).json()["task"])
     assert (task["state"], task["done"], task["total"]) == ("done", 4, 4)
-    assert task["result"]["written"] == 4
+    assert (task["result"]["written"], task["result"]["trigger"]) == (4, "hina")
     assert (pictures / "3_cat" / "0.txt").read_text(encoding="utf-8") == "hina, mine, cat, 0.25"
     asked = {"folder": str(pictures), "change": task["result"]["entry"]}
     assert (

@@ -125,7 +125,7 @@ class _Captioner(ABC):
             what = f"{self.title}'s model isn't there and can't be downloaded"
             return UserError(what, where=self._place(), remedy=f"Put {file} there, from {self._download}")
         if _TOKENIZER in str(error):
-            what = f"{self.title} asks Hugging Face for the vocabulary of {_TOKENIZER}, which can't be had"
+            what = f"it asks Hugging Face for the vocabulary of {_TOKENIZER}, which can't be had"
             return UserError(what, where=self.title, remedy="Use it once with a connection; it is kept then")
         # The WebUI's own torch.load returns None for a file that is no checkpoint or that it doesn't trust.
         reason = "it is damaged or another" if isinstance(error, (TypeError, AttributeError)) else str(error)

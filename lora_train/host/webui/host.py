@@ -20,7 +20,7 @@ from ...grid.plan import Grid
 from ...paths import ROOT
 from ..base import Cancelled, Captioner, Checkpoint, OnCell, Sheet, Shot, never
 from . import captions, live, upscale
-from .inside import device_type, flag, forge_flag, on_main_thread, optional, queue, shared
+from .inside import device_type, flag, forge_flag, forge_memory, on_main_thread, optional, queue, shared
 from .memory import forget_applied, forget_prompts, is_lent, lent, refuse_while_lent
 
 _CHINESE = re.compile(r"zh[-_ ]?(cn|hans)|简体|chinese.*simplified|simplified.*chinese", re.IGNORECASE)
@@ -45,7 +45,7 @@ class WebUIHost:
         found = {f"captions:{captioner.name}" for captioner in self.captioners()}
         if len(self.upscalers()) > 1:
             found.add("upscale")
-        if optional("backend.memory_management") is None:  # Forge knows the widths of real models only
+        if forge_memory() is None:  # the Forge family knows the widths of real models only
             found.add("narrow")
         if live.extension() is not None:
             found.add("live")

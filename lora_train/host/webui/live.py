@@ -15,6 +15,7 @@ from typing import Any
 
 from ...blocks.families import BASE, SD15, flat_weights
 from ...blocks.layout import block_of, canonical_module
+from .inside import forge_memory
 
 _PROJECTIONS = ("", "_q_proj", "_k_proj", "_v_proj", "_out_proj")
 _Effect = tuple[tuple[Any, ...], ...]
@@ -76,7 +77,12 @@ _last: list[_Summed] = []
 
 
 def extension() -> Any:
-    """A1111's module `networks`; None where LoRAs are applied in another way."""
+    """A1111's module `networks`; None where LoRAs are applied in another way.
+
+    reForge keeps the functions of its Lora extension, but they do nothing there: its memory management applies LoRAs.
+    """
+    if forge_memory() is not None:
+        return None
     networks, network = sys.modules.get("networks"), sys.modules.get("network")
     parts = ("network_apply_weights", "load_networks", "loaded_networks")
     if not all(hasattr(networks, name) for name in parts):

@@ -15,7 +15,7 @@ from ...blocks.presets import format_number
 from ...errors import UserError
 from ..shot import Applied, Cancelled, Shot
 from . import live, prompts, temporary, xyz
-from .inside import job, shared
+from .inside import forge_memory, job, shared
 
 _ASK_EVERY = 0.05
 _FAILED = "Networks with errors: "
@@ -44,6 +44,8 @@ def draw(shot: Shot, cancelled: Cancelled) -> Image.Image | None:
         ]
         p = xyz.processing_of(shot.cell, " ".join([prompt, *tags]), overrides)
         stack.callback(p.close)
+        if forge_memory() is not None:
+            p.scripts = _no_scripts()  # reForge looks for one of its own among them, and None has none
         _keep_texts(p)
         if live.extension() is not None:
             stack.callback(live.plain)
@@ -51,6 +53,12 @@ def draw(shot: Shot, cancelled: Cancelled) -> Image.Image | None:
         with _asked(cancelled, state):
             made = _processed(p)
         return None if state.interrupted else made
+
+
+def _no_scripts() -> Any:
+    from modules import scripts
+
+    return scripts.ScriptRunner()
 
 
 def _each_once(loras: Sequence[Applied]) -> list[Applied]:

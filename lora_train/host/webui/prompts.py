@@ -144,6 +144,13 @@ def pasted(text: str, params: dict[str, Any]) -> None:
         errors.report(f"Train LoRA: {error}")
 
 
+def _warn(text: str) -> None:
+    """On the page of whoever pressed the button, where gradio knows that; else on the console."""
+    gradio = sys.modules.get("gradio")
+    if gradio is not None:
+        gradio.Warning(text.replace("<", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}"))
+
+
 def _keep(p: Any, tags: list[Tag]) -> None:
     """The numbers behind presets' names, in the picture's text."""
     text = infotext(tags)
@@ -241,7 +248,11 @@ def _is_weights(item: object) -> bool:
 
 
 def _refuse(p: Any, error: Exception) -> None:
-    """End the job before its first layer. The WebUI swallows what a script raises, and shows what a job raises."""
+    """End the job before its first layer. The WebUI swallows what a script raises, and shows what a job raises.
+
+    A plot goes on without the cell, and only the console says why: so it is said on the page besides.
+    """
+    _warn(str(error))
 
     def refuse(*_: object, **__: object) -> NoReturn:
         raise error

@@ -63,5 +63,10 @@ def _last_error() -> Any:
 
 
 def _failed(entry: Any, reason: str) -> UserError:
-    remedy = f"Choose another, or look at its model file: {entry.data_path}" if entry.data_path else "Choose another"
+    place, remedy = str(entry.data_path or ""), "Choose another"
+    folder = getattr(entry.scaler, "model_download_path", None) or getattr(entry.scaler, "model_path", None)
+    if place.startswith(("http://", "https://")) and folder:  # what its first use downloads
+        remedy = f"Choose another, or put its model into {folder}: {place}"
+    elif place:
+        remedy = f"Choose another, or look at its model file: {place}"
     return UserError(f"the upscaler failed: {reason}", where=entry.name, remedy=remedy)

@@ -104,7 +104,10 @@ def _bake(
         body["rank"] = int(_number(most))
     elif limit == "error":
         body["target_error"] = _number(most)
-    return texts.baked(merges.merge(body)["report"])
+    try:
+        return texts.baked(merges.merge(body)["report"])
+    except UserError as error:
+        raise merges.refused(error) from None
 
 
 def _number(text: str) -> float:

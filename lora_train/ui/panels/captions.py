@@ -12,6 +12,7 @@ from ...dataset.tagging import SORTS, TagOptions
 from ...errors import UserError
 from ...jobs.manager import Manager
 from ...studio import onnx_tagger
+from ...studio import project as projects
 from ...studio.onnx_tagger import MODEL, TAGS, OnnxTagger
 from .. import texts
 from ..compat import QUIET, unsaved
@@ -165,6 +166,7 @@ def connect(step: Captions, manager: Manager, form: Form) -> None:
     routes, names = Routes(manager), list(step.options)
     given = [
         form.settings["train_data_dir"],
+        form.settings["dataset_config"],
         form.settings["caption_extension"],
         step.captioner,
         step.existing,
@@ -181,11 +183,13 @@ def connect(step: Captions, manager: Manager, form: Form) -> None:
 
 def _write(routes: Routes, held: Sequence[Any], options: dict[str, Any]) -> str:
     """Begin the task; how far it is stands in the status."""
-    folder, extension, captioner, existing, trigger, tagger = held
-    if not str(folder or "").strip():
+    folder, dataset, extension, captioner, existing, trigger, tagger = held
+    project = projects.of_dataset_file(str(dataset or "").strip())
+    folder = str(folder or "").strip() or (str(project.root) if project else "")
+    if not folder:
         raise UserError("no folder is given", where="train_data_dir", remedy="Name it in the step Pictures")
     writing = {"existing": existing, "trigger": str(trigger or "").strip(), "extension": str(extension or "")}
     known = {name: value for name, value in options.items() if value is not None}
-    asked = {"folder": str(folder).strip(), "captioner": captioner, "tagger": str(tagger or "")}
+    asked = {"folder": folder, "captioner": captioner, "tagger": str(tagger or "")}
     routes.start({**asked, "options": known, "writing": writing})
     return ""

@@ -5,6 +5,7 @@ Whoever may use the host's page may use them: its login or, for scripts, the Web
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
@@ -12,7 +13,7 @@ from fastapi import Depends, FastAPI, Request
 from ...jobs.manager import Manager
 from .. import guard
 from . import schemas
-from .base import ROOT, Answer, Route, described
+from .base import ROOT, Answer, Route, described, shown
 from .blocks import Blocks
 from .boards import Workbench
 from .caption_studio import CaptionStudio
@@ -35,10 +36,14 @@ def add(app: FastAPI, manager: Manager, login: FastAPI | None = None) -> None:
     """Add the routes, once an app. login: the app whose login counts, where that is another one."""
     if any(getattr(route, "path", "").startswith(ROOT) for route in app.routes):
         return
+
+    class Ours(Answer):
+        shown = staticmethod(partial(shown, manager))
+
     known = [Depends(guard.allowed(login or app))]
     changing = [Depends(guard.same_site), *known]
     ours = [
-        Answer(
+        Ours(
             ROOT + route.path,
             route.answer,
             methods=[route.method],

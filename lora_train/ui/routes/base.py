@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from ...jobs.manager import Manager
 ROOT = "/lora-train/v1"
 FRESH = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _PATIENCE = 1.0  # seconds
+_BLANK = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\0\0\0!\xf9\4\1\0\0\0\0,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
 PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 
 Schema = dict[str, Any]
@@ -38,7 +40,9 @@ class Route:
 
 
 class Answer(APIRoute):
-    """A route of FastAPI's that answers a UserError with 422 and all its problems."""
+    """A route of FastAPI's that answers a UserError with 422 and all its problems, told by `shown`."""
+
+    shown: Callable[[str], str] = staticmethod(str)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -47,17 +51,20 @@ class Answer(APIRoute):
             try:
                 response = await handler(request)
             except UserError as error:
-                response = JSONResponse({"detail": described(error)}, 422)
+                response = JSONResponse({"detail": described(error, self.shown)}, 422)
             response.headers.update({name: FRESH[name] for name in FRESH if name not in response.headers})
             return response
 
         return answer
 
 
-def described(error: UserError) -> list[dict[str, str | None]]:
+def described(error: UserError, shown: Callable[[str], str] = str) -> list[dict[str, str | None]]:
     """Errors for a script: field, problem, remedy."""
     single = error.errors if isinstance(error, UserErrors) else [error]
-    return [{"where": e.where, "what": e.what, "remedy": e.remedy} for e in single]
+    return [
+        {"where": None if e.where is None else shown(e.where), "what": shown(e.what), "remedy": shown(e.remedy)}
+        for e in single
+    ]
 
 
 def folder_of(manager: Manager, job: str) -> Path:
@@ -75,6 +82,13 @@ def picture(path: Path | None, missing: str) -> FileResponse:
     return FileResponse(path, media_type=PICTURES[path.suffix.lower()])
 
 
+def no_picture(why: str, blank: bool) -> Response:
+    """404 saying `why`; `blank`: an empty picture in its place, since a browser's console tells of each 404."""
+    if not blank:
+        raise HTTPException(404, why)
+    return Response(_BLANK, media_type="image/gif", headers=FRESH)
+
+
 def refresh_loras(manager: Manager) -> None:
     """Let the host list its LoRAs anew. Goes on by itself where it is busy: with a training that may be for hours."""
     refreshing = threading.Thread(target=manager.host.refresh_loras, name="LoRA list", daemon=True)
@@ -85,6 +99,19 @@ def refresh_loras(manager: Manager) -> None:
 def restricted(manager: Manager) -> bool:
     """Whether strangers may reach this host, or its owner hides the server's folders."""
     return manager.host.restricted()
+
+
+def shown(manager: Manager, text: str) -> str:
+    """A text for the page: while the host is open to others, files by their names below the host's own folders."""
+    if not restricted(manager):
+        return text
+    host = manager.host
+    models = [one.path.parent for one in (host.checkpoint(), *host.checkpoints()) if one and one.path.is_absolute()]
+    folders = {*models, *(path.absolute() for path in (host.lora_dir(), host.data_dir()))}
+    folders |= {path.resolve() for path in folders}
+    for folder in sorted(map(str, folders), key=len, reverse=True):
+        text = text.replace(folder.rstrip("/\\") + os.sep, "")
+    return text
 
 
 class Reader:

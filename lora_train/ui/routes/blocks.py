@@ -32,7 +32,7 @@ from ...jobs.manager import Manager
 from ...paths import MINI_CHECKPOINT
 from .. import guard
 from . import schemas
-from .base import Body, Reader, Route, described, refresh_loras, restricted
+from .base import Body, Reader, Route, described, refresh_loras, restricted, shown
 from .merges import inside
 from .tasks import TASKS, Task
 
@@ -133,7 +133,9 @@ class Blocks:
     # What there is
 
     def loras(self) -> list[dict[str, Any]]:
-        """With `problem` where a file can't be used. Of a large folder some have no family yet: ask again."""
+        """With `problem` where a file can't be used, `baked` where it tells its recipe. Of a large folder some have no
+        family yet: ask again.
+        """
         if not self._lora_dir.is_dir():
             return []
         found = []
@@ -149,10 +151,9 @@ class Blocks:
                 "name": name_of(path, self._lora_dir),
                 "modified": status.st_mtime,
                 "size": status.st_size,
-                "family": family,
-                "problem": problem,
+                **asdict(seen),
             }
-            for (status, path), (family, problem) in zip(found, families, strict=True)
+            for (status, path), seen in zip(found, families, strict=True)
         ]
 
     def lora(self, name: str = "") -> dict[str, Any]:
@@ -404,14 +405,14 @@ class Blocks:
 
         def work(task: Task) -> dict[str, Any]:
             report = bake_sources(sources, out, known, precision, against=base, progress=_progress(task))
-            written = [write_card(out, weight, text or None)]
-            if picture:
-                written.append(write_preview(out, picture))
+            preview = write_preview(out, picture, overwrite) if picture else None
+            written = [write_card(out, weight, text or None), *([preview] if preview else [])]
             refresh_loras(self._manager)
-            result = {"name": name_of(out, self._lora_dir), "path": str(out), "report": _reported(task, report)}
-            return {**result, "written": [str(path) for path in written]}
+            kept = out.with_suffix(".png").name if picture and not preview else None
+            told = self._written(task, name_of(out, self._lora_dir), out, report)
+            return {**told, "written": [shown(self._manager, str(path)) for path in written], "picture_kept": kept}
 
-        return {"task": TASKS.start("bake", f"baking {out.stem}", work)}
+        return {"task": self._start("bake", f"baking {out.stem}", work, out)}
 
     def into_checkpoint(self, body: Body = _BODY) -> dict[str, Any]:
         """A task that writes a new checkpoint beside the one that is named (default: the host's)."""
@@ -427,9 +428,9 @@ class Blocks:
 
         def work(task: Task) -> dict[str, Any]:
             report = sources_into_checkpoint(sources, checkpoint.path, out, progress=_progress(task))
-            return {"name": out.stem, "path": str(out), "report": _reported(task, report)}
+            return self._written(task, out.stem, out, report)
 
-        return {"task": TASKS.start("checkpoint", f"merging into {checkpoint.title}", work)}
+        return {"task": self._start("checkpoint", f"merging into {checkpoint.title}", work, out)}
 
     def resize(self, body: Body = _BODY) -> dict[str, Any]:
         """A task. limit: {"rank": N} or {"error": E}; precision: the file's own where it isn't given."""
@@ -454,9 +455,9 @@ class Blocks:
             if weight is not None or text:
                 write_card(out, weight, text)
             refresh_loras(self._manager)
-            return {"name": name_of(out, self._lora_dir), "path": str(out), "report": _reported(task, report)}
+            return self._written(task, name_of(out, self._lora_dir), out, report)
 
-        return {"task": TASKS.start("resize", f"resizing {path.stem}", work)}
+        return {"task": self._start("resize", f"resizing {path.stem}", work, out)}
 
     def report(self, task: str) -> dict[str, Any]:
         """With every layer: its rank, norm and error."""
@@ -465,6 +466,26 @@ class Blocks:
         return _REPORTS[task]
 
     # Beneath
+
+    def _start(self, kind: str, text: str, work: Callable[[Task], dict[str, Any]], out: Path) -> str:
+        """A task that writes `out`; its error names no folder that isn't for everyone."""
+
+        def told(task: Task) -> dict[str, Any]:
+            try:
+                return work(task)
+            except UserError as error:
+                raise UserError(shown(self._manager, str(error))) from None
+
+        return TASKS.start(kind, text, told, writes=[out.parent])
+
+    def _written(self, task: Task, name: str, out: Path, report: Report) -> dict[str, Any]:
+        """For the task's result, which every look at the status carries: all but the layers, which GET report has."""
+        path = shown(self._manager, str(out))
+        whole = {**report.as_dict(), "out": path}
+        _REPORTS[task.id] = whole
+        while len(_REPORTS) > _MOST_REPORTS:
+            _REPORTS.pop(next(iter(_REPORTS)), None)
+        return {"name": name, "path": path, "report": {key: whole[key] for key in whole if key != "modules"}}
 
     def find(self, mix: Mix) -> list[Found]:
         """The files of a mix. Raises UserError."""
@@ -660,15 +681,6 @@ def _limit(given: Mapping[str, Any] | None) -> tuple[int | None, float | None]:
 
 def _limit_view(rank: int | None, error: float | None) -> dict[str, Any]:
     return {"rank": rank} if rank is not None else {"error": error} if error is not None else {"exact": True}
-
-
-def _reported(task: Task, report: Report) -> dict[str, Any]:
-    """For the task's result, which every look at the status carries: all but the layers, which GET report has."""
-    whole = report.as_dict()
-    _REPORTS[task.id] = whole
-    while len(_REPORTS) > _MOST_REPORTS:
-        _REPORTS.pop(next(iter(_REPORTS)), None)
-    return {name: value for name, value in whole.items() if name != "modules"}
 
 
 def _progress(task: Task) -> Progress:

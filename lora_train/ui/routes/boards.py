@@ -23,7 +23,7 @@ from ...blocks.trying import Draw, Trying
 from ...errors import UserError
 from ...grid import record
 from ...host.base import Checkpoint
-from ...host.shot import Applied, Shot
+from ...host.shot import Applied, Shot, scene_of
 from ...jobs.manager import Manager
 from .. import guard
 from . import schemas
@@ -259,19 +259,7 @@ class Workbench:
         )
 
         def draw(scene: Scene, prompt: str, seed: int, cancelled: Callable[[], bool]) -> Image.Image | None:
-            shot = Shot(
-                prompt,
-                scene.negative_prompt,
-                seed,
-                scene.steps,
-                scene.cfg_scale,
-                scene.sampler,
-                scene.width,
-                scene.height,
-                scene.clip_skip,
-                loras,
-            )
-            return self._manager.host.render(shot, cancelled)
+            return self._manager.host.render(Shot.of(scene, prompt, seed, loras), cancelled)
 
         return draw
 
@@ -296,17 +284,7 @@ class Workbench:
                 raise UserError(f"the grid has no {key} {place}", where=key, remedy=remedy)
         grid, weight = found.grid, found.grid.weights[column]
         current = self._manager.host.checkpoint()
-        scene = Scene(
-            grid.prompts[page],
-            grid.negative_prompt,
-            seeds=(grid.seed,),
-            steps=grid.steps,
-            cfg_scale=grid.cfg_scale,
-            sampler=grid.sampler,
-            width=grid.width,
-            height=grid.height,
-            clip_skip=grid.clip_skip or (current.clip_skip if current else 1),
-        )
+        scene = scene_of(grid, page, current.clip_skip if current else 1)
         lora = self._in_folder(Path(told["rows"][row]["lora"]), found, row)
         mix = mix_from(Mix((Part(lora, weight, weight),), scene).as_dict())
         label = f"{found.name or lora} {found.rows[row].label}"

@@ -9,7 +9,7 @@ import io
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ...studio.flips import Plan
 from ...studio.look import picture_id
 from .. import guard
 from . import schemas
-from .base import Body, Reader, Route, restricted
+from .base import Body, Reader, Route, no_picture, restricted
 from .schemas_captions import FILTER
 from .tasks import TASKS, Task
 
@@ -61,6 +61,7 @@ class CaptionStudio:
             "folder": {**schemas.TEXT, "description": "Of the set, as it was asked for."},
             "extension": {**schemas.TEXT, "description": "Of caption files."},
             "side": {"type": "integer", "enum": list(_SIDES), "description": "Pixels at most."},
+            **schemas.BLANK,
         }
         described = {
             "table": ("Pictures with their captions, a page at a time", "CaptionPage", "CaptionPageRequest"),
@@ -85,20 +86,30 @@ class CaptionStudio:
     # Reading
 
     def picture(
-        self, request: Request, picture: str, folder: str = "", extension: str = ".txt", side: int = 192
+        self,
+        request: Request,
+        picture: str,
+        folder: str = "",
+        extension: str = ".txt",
+        side: int = 192,
+        blank: bool = False,
     ) -> Response:
         """As JPEG, kept by the browser as long as the picture is the same."""
         if side not in _SIDES:
             raise HTTPException(404, "there is no such size")
         found = next((row.picture for row in self._table(folder, extension, _LOOK).rows if _id(row) == picture), None)
         if found is None or not found.is_file():
-            raise HTTPException(404, "there is no such picture")
+            return no_picture("there is no such picture", blank)
         state = found.stat()
         tag = f'"{state.st_mtime_ns:x}-{state.st_size:x}-{side}"'
         headers = {"Cache-Control": "private, no-cache", "ETag": tag}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        return Response(_small(found, picture, side), media_type="image/jpeg", headers=headers)
+        try:
+            made = _small(found, picture, side)
+        except UserError as error:
+            return no_picture(str(error), blank)
+        return Response(made, media_type="image/jpeg", headers=headers)
 
     def table(self, body: Body = _BODY) -> dict[str, Any]:
         """{"folder", "extension", "filter", "offset", "limit", "fresh"}: rows from `offset`, and how many there are."""
@@ -189,7 +200,7 @@ class CaptionStudio:
                 "entry": done.entry,
             }
 
-        return _soon(len(wanted.changes), f"captions: {wanted.title}", work)
+        return _soon([change.file for change in wanted.changes], f"captions: {wanted.title}", work)
 
     def edit(self, body: Body = _BODY) -> dict[str, Any]:
         """{"folder", "extension", "name", "caption", "digest"}: written unless the file isn't the one of the digest."""
@@ -205,6 +216,7 @@ class CaptionStudio:
         wanted = replace(
             captions.preview(table, edits.Set(text), [row]), title=f"write the caption of {shown(row.picture.name)}"
         )
+        TASKS.check(row.file)
         done = captions.apply(table, wanted)
         if done.problems or done.changed:
             raise (*done.problems, UserError("it was changed meanwhile", where=row.file.name, remedy="Try again"))[0]
@@ -230,7 +242,7 @@ class CaptionStudio:
             changed = [shown(path.name) for path in undone.changed]
             return {"restored": len(undone.restored), "changed": changed, "title": entry.title[len(captions.TITLE) :]}
 
-        return _soon(entry.files, f"taking back: {entry.title}", work)
+        return _soon(captions.journal_of(folder).places(entry.id), f"taking back: {entry.title}", work)
 
     # Mirrored copies
 
@@ -261,7 +273,8 @@ class CaptionStudio:
             task.warnings += [str(problem) for problem in done.problems[:20]]
             return {"written": len(done.pictures), "problems": len(done.problems), "entry": done.entry}
 
-        return {"task": TASKS.start("caption-studio", "mirrored copies", work)}
+        places = {copy.target.parent for copy in wanted.copies}
+        return {"task": TASKS.start("caption-studio", "mirrored copies", work, writes=places)}
 
     def _flips(self, body: Body) -> tuple[Table, Plan]:
         given = Reader(body, ("folder", "extension", "filter", "protect", "writing"))
@@ -370,11 +383,14 @@ def _row(row: Row) -> dict[str, Any]:
     return {**row.as_dict(), "id": _id(row), "tokens": longest, "digest": row.digest}
 
 
-def _soon(count: int, text: str, work: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
-    """Do it at once, or as a task where it takes longer: {"task": its id}, else what was done."""
-    if count <= _AT_ONCE:
+def _soon(files: Iterable[Path], text: str, work: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """Do it at once, or as a task where it writes many `files`: {"task": its id}, else what was done."""
+    written = list(files)
+    folders = {file.parent for file in written}
+    if len(written) <= _AT_ONCE:
+        TASKS.check(*folders)
         return work(None)
-    return {"task": TASKS.start("caption-studio", text, lambda task: work(_progress(task)))}
+    return {"task": TASKS.start("caption-studio", text, lambda task: work(_progress(task)), writes=folders)}
 
 
 def _progress(task: Task) -> Callable[[int, int], None]:

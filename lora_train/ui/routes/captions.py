@@ -83,9 +83,11 @@ class Captions:
 
             made = captioning.write(table, captioner, chosen, how, progress=progress, stop=task.stop)
             task.warnings += [str(problem) for problem in made.problems[:_MOST_PROBLEMS]]
-            return {**made.counts, "problems": len(made.problems), "entry": made.entry}
+            return {**made.counts, "problems": len(made.problems), "entry": made.entry, "trigger": how.trigger}
 
-        return {"task": TASKS.start("captions", f"captions by {captioner.title}", work)}
+        text, places = f"captions by {captioner.title}", {row.picture.parent for row in table.own}
+        of_host = captioner.name != OnnxTagger.name
+        return {"task": TASKS.start("captions", text, work, model=of_host, writes=places)}
 
     def _refuse_strangers(self) -> None:
         if restricted(self._manager):

@@ -133,6 +133,7 @@ class Jobs:
             "checkpoint": checkpoint.title if checkpoint else None,
             "vae": checkpoint.vae.name if checkpoint and checkpoint.vae else None,
             "clip_skip": checkpoint.clip_skip if checkpoint else None,
+            "checkpoints": checkpoint is not None or bool(host.checkpoints()),
             "language": host.language(),
             "busy": host.busy(),
             "restricted": restricted(self._manager),

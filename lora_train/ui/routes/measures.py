@@ -11,7 +11,7 @@ from ...jobs import measures
 from ...jobs.manager import Manager
 from .. import guard
 from . import schemas
-from .base import Body, Reader, Route, folder_of, picture
+from .base import Body, Reader, Route, folder_of, picture, shown
 
 _BODY = Depends(guard.json_body)
 _TOLD = ("id", "name", "kind", "state", "stage", "step", "total", "eta", "error", "warnings", "created", "position")
@@ -41,7 +41,7 @@ class Measures:
 
     def measures(self) -> list[dict[str, Any]]:
         """Without results."""
-        return [_told(job) for job in self._manager.history() if job["kind"] in measures.KINDS]
+        return [self._told(job) for job in self._manager.history() if job["kind"] in measures.KINDS]
 
     def measure(self, job: str) -> dict[str, Any]:
         """404 where it isn't one."""
@@ -49,7 +49,10 @@ class Measures:
         found = self._manager.record(job)
         if not found or found["kind"] not in measures.KINDS:
             raise HTTPException(404, "this job measures nothing")
-        return {**_told(found), "result": measures.result(folder) if found["state"] == "done" else None}
+        result = measures.result(folder) if found["state"] == "done" else None
+        if result:
+            result["mix"] = [{name: part[name] for name in part if name != "path"} for part in result.get("mix", ())]
+        return {**self._told(found), "result": result}
 
     def map(self, job: str, block: str) -> FileResponse:
         """A block's map; "picture" is the picture itself, "IN01-2" the second LoRA's alone."""
@@ -65,6 +68,7 @@ class Measures:
         values = {name: value for name, value in body.items() if name != "kind" and value is not None}
         return {"id": self._manager.start_measure(kind, values)}
 
-
-def _told(job: dict[str, Any]) -> dict[str, Any]:
-    return {name: job.get(name) for name in _TOLD}
+    def _told(self, job: dict[str, Any]) -> dict[str, Any]:
+        texts = [shown(self._manager, text) for text in job.get("warnings") or ()]
+        error = shown(self._manager, job["error"]) if job.get("error") else None
+        return {**{name: job.get(name) for name in _TOLD}, "warnings": texts, "error": error}

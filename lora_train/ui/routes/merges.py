@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ...files import check_output_name
 from ...jobs.manager import Manager
 from .. import guard
 from . import schemas
-from .base import Body, Reader, Route, described, refresh_loras
+from .base import Body, Reader, Route, described, refresh_loras, shown
 
 _BODY = Depends(guard.json_body)
 _FIELDS = ("recipe", "name", "presets", "rank", "target_error", "precision", "unlisted", "other", "overwrite")
@@ -51,7 +52,12 @@ class Merges:
             recipe, lora_dir, file.with_builtin, out, rank, target, precision, unlisted, other=other, faults=file.faults
         )
         refresh_loras(self._manager)
-        return {"path": str(out), "name": out.stem, "report": report.as_dict()}
+        path = shown(self._manager, str(out))
+        return {"path": path, "name": out.stem, "report": {**report.as_dict(), "out": path}}
+
+    def refused(self, error: UserError) -> HTTPException:
+        """The route's answer to an error, for the page's own form."""
+        return HTTPException(422, described(error, partial(shown, self._manager)))
 
 
 def inside(lora_dir: Path, name: str) -> Path:

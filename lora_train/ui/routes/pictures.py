@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from PIL import Image
 
 from ...dataset import images
@@ -30,8 +30,8 @@ from ...studio.project import Concept, Opened, Project
 from ...studio.scan import FINDINGS, Report, scan
 from .. import guard
 from . import schemas_pictures as shapes
-from .base import Body, Reader, Route, restricted
-from .schemas import ANYTHING, NOTHING, listed, ref
+from .base import Body, Reader, Route, no_picture, restricted
+from .schemas import ANYTHING, BLANK, NOTHING, listed, ref
 from .tasks import TASKS, Task
 
 _BODY = Depends(guard.json_body)
@@ -61,7 +61,14 @@ class Pictures:
             Route(get, one + "/report", self.report, "What the last scan found", ANYTHING),
             Route(get, one + "/page", self.page, "Some of a project's pictures", page, query=shapes.PAGE),
             Route(get, one + "/ids", self.ids, "The ids of all pictures of a filter", ids, query=shapes.FILTER),
-            Route(get, one + "/thumbnails/{picture}/{side}.jpg", self.thumbnail, "A picture, small", "image/jpeg"),
+            Route(
+                get,
+                one + "/thumbnails/{picture}/{side}.jpg",
+                self.thumbnail,
+                "A picture, small",
+                "image/jpeg",
+                query=BLANK,
+            ),
             Route(get, one + "/masks/{picture}.png", self.mask, "A picture's mask", "image/png"),
             Route(post, "/pictures/understand", self.understand, "What a folder is", ref("PictureFolder"), folder),
             Route(post, "/pictures/folders", self.folders, "The folders in a folder", ref("PictureFolders"), folder),
@@ -188,11 +195,12 @@ class Pictures:
             def count(done: int, total: int) -> None:
                 task.done, task.total = done, total
 
-            made = scan(found.root, found.scan_cache, count, task.stop, parts=self._parts(found))
+            parts, out = self._parts(found), found.left_out()
+            made = scan(found.root, found.scan_cache, count, task.stop, parts=parts, left_out=out)
             _REPORTS.put(found, made)
             return {"project": found.id, "pictures": len(made.pictures), "reused": made.reused}
 
-        return {"task": TASKS.start("scan", f"looking at {found.name}", work)}
+        return {"task": TASKS.start("scan", f"looking at {found.name}", work, writes=[found.scan_cache])}
 
     def report(self, project: str) -> dict[str, Any]:
         """Empty where none was made since the server began. findings: how many pictures each holds for."""
@@ -234,14 +242,15 @@ class Pictures:
         ]
         return {"ids": [one.id for one in (sorted(chosen, key=order) if order else chosen)]}
 
-    def thumbnail(self, project: str, picture: str, side: int) -> FileResponse:
-        """Upright, transparency on white."""
+    def thumbnail(self, project: str, picture: str, side: int, blank: bool = False) -> Response:
+        """Upright, transparency on white. blank: an empty one for a picture that is gone or broken, not 404."""
         found = self._project(project)
-        self._picture(found, picture)
         try:
+            if not self._may(thumbnails.find(found, picture)):
+                raise HTTPException(403, "it lies outside the WebUI's own folders")
             file = thumbnails.thumbnail(found, picture, side)
         except UserError as error:
-            raise HTTPException(404, str(error)) from None
+            return no_picture(str(error), blank)
         return FileResponse(file, media_type="image/jpeg", headers=_KEEP)
 
     def mask(self, project: str, picture: str) -> FileResponse:
@@ -310,7 +319,11 @@ class Pictures:
             origins = sorted(look.picture_id(folder) for folder in folders - {path.parent for path in made.pictures})
             return {"project": found.id, "made": len(made.pictures), "problems": wrong, "from": origins}
 
-        return {"task": TASKS.start("cut", f"cutting {len(cuts) + len(paths)} pictures", work)}
+        names = {cut.folder for cut in cuts} | set(how.folders(into) if paths else ())
+        roots = [found.image, *([found.masks] if chosen.alpha == "mask" else [])]
+        pieces = len(cuts) + len(paths)
+        text = "cutting 1 picture" if pieces == 1 else f"cutting {pieces} pictures"
+        return {"task": TASKS.start("cut", text, work, writes=[root / name for root in roots for name in names])}
 
     def masks(self, project: str, body: Body = _BODY) -> dict[str, Any]:
         """Starts a task. One change of the journal."""
@@ -327,13 +340,14 @@ class Pictures:
             def count(done: int, total: int) -> None:
                 task.done, task.total = done, total
 
-            remove = masks.remover(model) if way == "background" else None
+            remove = masks.remover(model, self._models()) if way == "background" else None
             made = masks.make(found, paths, way, remove, count, task.stop)
             for problem in made.problems:
                 _warn(task, str(problem))
             return {"project": found.id, "made": made.written, "problems": len(made.problems)}
 
-        return {"task": TASKS.start("masks", f"masks of {len(paths)} pictures", work)}
+        text = "a mask of 1 picture" if len(paths) == 1 else f"masks of {len(paths)} pictures"
+        return {"task": TASKS.start("masks", text, work, writes=[found.masks])}
 
     def paint(self, project: str, picture: str, body: Body = _BODY) -> dict[str, Any]:
         """png: the mask as PNG in base64, of the upright picture's shape."""
@@ -343,6 +357,7 @@ class Pictures:
         given.check()
         path = self._picture(found, picture)
         mask = _decoded(text)
+        TASKS.check(found.masks)
         with found.journal.change(f"mask of {shown(path.name)}") as change:
             masks.put(change, found, path, mask)
         return self._described(found)
@@ -351,6 +366,7 @@ class Pictures:
         """They are put aside, and come back by undoing."""
         found = self._project(project)
         Reader(body, ("pictures",)).check()
+        TASKS.check(found.masks)
         masks.take_away(found, [self._picture(found, one) for one in _list(body, "pictures", str)])
         return self._described(found)
 
@@ -359,6 +375,8 @@ class Pictures:
         found, given = self._project(project), Reader(body, ("change",))
         number = given.whole("change", 1, 10**9)
         given.check()
+        entry = number or next((entry.id for entry in found.journal.entries() if not entry.undone), 0)
+        TASKS.check(*found.journal.places(entry))
         undone = found.journal.undo(number)
         changed = [shown(path.name) for path in undone.changed]
         unmasked = masks.used(found) and bool(masks.missing(found))
@@ -447,12 +465,20 @@ class Pictures:
             "masked": masks.used(project),
             "scanned": _REPORTS.get(project) is not None,
             "changes": [
-                {"id": e.id, "title": shown(e.title), "time": e.time, "files": e.files, "undone": e.undone}
+                {
+                    "id": e.id,
+                    "title": shown(e.title),
+                    "time": e.time,
+                    "files": e.files,
+                    "undone": e.undone,
+                    "whole": e.whole,
+                }
                 for e in entries[:50]
             ],
             "detectors": [{"name": name, "title": faces.TITLES[name]} for name in faces.available(self._models())],
             "upscalers": host.upscalers(),
-            "removers": masks.removers(),
+            "removers": masks.removers(self._models()),
+            "no_remover": _reason(masks.lacking(self._models())),
             "said": [],
         }
 
@@ -503,7 +529,7 @@ class Pictures:
         reader.check()
         if upscaler and upscaler not in self._manager.host.upscalers():
             raise UserError(f"there is no upscaler {upscaler!r}", where="upscaler", remedy="Choose another")
-        remove = masks.remover(model) if cutout else None
+        remove = masks.remover(model, self._models()) if cutout else None
         chosen = Options(side, background, alpha, captions, remove=remove).check()
         return chosen, "" if upscaler == "Lanczos" else upscaler
 
@@ -534,6 +560,10 @@ class _Way:
     def needs_faces(self) -> bool:
         """Whether a detector is needed."""
         return self.name in ("head", "parts") or (self.name == "focal" and bool(self.detector))
+
+    def folders(self, into: str) -> list[str]:
+        """Those that its cuts go into."""
+        return [f"{into} {part}" for part in crops.PARTS] if self.name == "parts" else [into]
 
     def cuts(self, path: Path, into: str, detect: crops.Detect | None) -> tuple[list[Cut], list[UserError]]:
         """Of one picture."""
@@ -639,6 +669,11 @@ def _name(project: Project, path: Path) -> str:
 def _said(opened: Opened) -> dict[str, Any]:
     choices = [{"name": shown(path.name), "folder": _told(path)} for path in opened.choices]
     return {"kind": opened.kind, "folder": _told(opened.folder), "said": list(opened.said), "choices": choices}
+
+
+def _reason(problem: UserError | None) -> str:
+    """Why something is off; "" where it isn't."""
+    return f"{problem.what}. {problem.remedy}." if problem else ""
 
 
 def _told(path: Path) -> str:

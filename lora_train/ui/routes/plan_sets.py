@@ -5,21 +5,21 @@ A picture is named by its id among those of a project that was opened, never by 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, HTTPException
+from fastapi import Depends, HTTPException, Query
 
 from ...dataset.folders import shown
 from ...errors import UserError
 from ...files import check_output_name
-from ...header import read_header
+from ...header import usual_side
 from ...host.base import Checkpoint, Shot
 from ...jobs.manager import Manager
-from ...paths import MINI_CHECKPOINT
-from ...studio import faces, look, person_folders, person_plan, plan_folders, sets, style_sort
+from ...studio import faces, person_folders, person_plan, plan_folders, sets, style_sort
 from ...studio import project as projects
 from ...studio.person_plan import Part, PersonPlan
 from ...studio.project import Project
@@ -33,10 +33,11 @@ from .schemas import NOTHING, ref
 from .tasks import TASKS, Task
 
 _BODY = Depends(guard.json_body)
-_FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
+_CLASS = Query("", alias="class")  # Annotated is newer than the WebUI's FastAPI
 _DRAWN = ("negative_prompt", "seed", "steps", "cfg_scale", "sampler", "clip_skip")
 _FIELDS = ("train_data_dir", "reg_data_dir", "dataset_config", "conditioning_data_dir")
 _MOST_STEPS = 10**9
+_MOST_PICTURES = 500  # of an answer
 _CANT = "this host draws no single pictures"
 
 
@@ -53,7 +54,15 @@ class PlanSets:
         told, plan, person = ref("BaseStyle"), ref("PersonPlan"), ref("PersonParts")
         return [
             Route(get, "/sets/base-style", self.base_style, "The checkpoint's own style, as far as it is there", told),
-            Route(get, one + "/style", self.style, "A style's pictures by class, and their plan", style),
+            Route(get, one + "/style", self.style, "A style's plan, and how many pictures each class has", style),
+            Route(
+                *(get, one + "/style/pictures", self.lane, "Some of a class's pictures", ref("StylePictures")),
+                query=shapes.LANE,
+            ),
+            Route(
+                *(get, one + "/style/ids", self.lane_ids, "The ids of a class's pictures", ref("PictureIds")),
+                query=shapes.CLASS,
+            ),
             Route(get, one + "/person", self.person, "A project's concepts for the plan of a person", person),
             Route(get, one + "/made", self.made, "Sets that a checkpoint draws", ref("DrawnSets")),
             Route(post, one + "/style", self.sort, "Sort pictures, and plan anew", style, shapes.SORT),
@@ -75,24 +84,55 @@ class PlanSets:
     # A style
 
     def style(self, project: str) -> dict[str, Any]:
-        """All pictures. What wasn't looked at yet has no size; see style/look."""
+        """Pictures that weren't looked at yet have no size; see style/look."""
         found = self._project(project)
         sorting = style_sort.load(found)
-        items = self._items(found, sorting)
-        return {**self._planned(found, sorting, items), "pictures": [item.as_dict() for item in items]}
+        return self._planned(found, sorting, style_sort.items(found, sorting))
+
+    def lane(
+        self,
+        project: str,
+        name: str = _CLASS,
+        offset: int = 0,
+        limit: int = 100,
+    ) -> dict[str, Any]:
+        """Variants first, then in their folders' order; class "": those that are in none."""
+        lane = self._lane(project, name)
+        offset, limit = max(0, offset), min(max(1, limit), _MOST_PICTURES)
+        rows = [item.as_dict() for item in lane[offset : offset + limit]]
+        return {"total": len(lane), "offset": offset, "pictures": rows}
+
+    def lane_ids(self, project: str, name: str = _CLASS) -> dict[str, Any]:
+        """In the same order."""
+        return {"ids": [item.id for item in self._lane(project, name)]}
+
+    def _lane(self, project: str, name: str) -> list[Item]:
+        found = self._project(project)
+        sorting = style_sort.load(found)
+        if name and name not in sorting.all_classes:
+            remedy = f"Choose from {', '.join(sorting.all_classes)}"
+            raise UserError(f"{name!r} is no class", where="class", remedy=remedy)
+        return style_sort.lane(style_sort.items(found, sorting), name)
 
     def sort(self, project: str, body: Body = _BODY) -> dict[str, Any]:
-        """Whatever is given is changed; answers the plan, and those of the pictures that are different now."""
+        """Whatever is given is changed. Answers the plan, `pictures` that are others now, and `before` to undo it.
+
+        Of pictures as many as a page may have; before: {"classes"}, as it would be sent.
+        """
         found = self._project(project)
-        before = style_sort.load(found)
-        items = self._items(found, before)
-        sorting = _changed(before, items, body)
-        after = self._items(found, sorting)
-        answer = self._planned(found, sorting, after)
-        if sorting != before:
-            style_sort.save(found, sorting)
-        same = {item.key: item for item in items}
-        return {**answer, "pictures": [item.as_dict() for item in after if same.get(item.key) != item]}
+        with style_sort.changing(found):
+            before = style_sort.load(found)
+            items = style_sort.items(found, before)
+            sorting = _changed(before, items, body)
+            after = style_sort.items(found, sorting) if sorting != before else items
+            answer = self._planned(found, sorting, after)
+            if sorting != before:
+                style_sort.save(found, sorting)
+        others = [new for old, new in zip(items, after, strict=True) if old is not new and old != new]
+        sent = body.get("classes") or {}
+        former = {item.id: before.chosen.get(item.key) for item in items if item.id in sent}
+        told = {"pictures": [item.as_dict() for item in others[:_MOST_PICTURES]], "different": len(others)}
+        return {**answer, **told, "before": {"classes": former}}
 
     def look(self, project: str, body: Body = _BODY) -> dict[str, Any]:
         """Starts a task. What was sorted by hand stays as it is."""
@@ -104,12 +144,14 @@ class PlanSets:
 
         def work(task: Task) -> dict[str, Any]:
             detect = detector.detect if detector else None
-            sorting = style_sort.look_through(found, style_sort.load(found), detect, _counter(task), task.stop)
-            # what was sorted by hand meanwhile counts
-            style_sort.save(found, replace(style_sort.load(found), suggested=sorting.suggested, groups=sorting.groups))
+            looked = style_sort.look_through(found, style_sort.load(found), detect, _counter(task), task.stop)
+            with style_sort.changing(found):  # what was sorted by hand meanwhile counts
+                sorting = looked.onto(style_sort.load(found))
+                style_sort.save(found, sorting)
             return {"project": found.id, "pictures": len(sorting.suggested)}
 
-        return {"task": TASKS.start("style-look", f"looking at the pictures of {found.name}", work)}
+        text = f"looking at the pictures of {found.name}"
+        return {"task": TASKS.start("style-look", text, work, writes=[found.scan_cache])}
 
     def write(self, project: str, body: Body = _BODY) -> dict[str, Any]:
         """Starts a task; its result names the settings that follow."""
@@ -122,7 +164,8 @@ class PlanSets:
             more = {"max_train_epochs": 8, "keep_tokens": 3, "shuffle_caption": True, "noise_offset": 0.1}
             return {"project": found.id, **written.as_dict(), "fields": {**_training(found), **more}}
 
-        return {"task": TASKS.start("style-write", f"writing the folders of {found.name}", work)}
+        text = f"writing the folders of {found.name}"
+        return {"task": TASKS.start("style-write", text, work, writes=[found.image, found.masks])}
 
     # A person
 
@@ -140,6 +183,7 @@ class PlanSets:
     def person_write(self, project: str, body: Body = _BODY) -> dict[str, Any]:
         """Folders of the project get other names; pictures elsewhere are copied. Undone by the project's journal."""
         found, plan = self._project(project), _person(body)
+        TASKS.check(found.image, found.reg, found.masks)
         done = person_folders.apply(found, plan)
         more = {"max_train_epochs": plan.epochs, "train_batch_size": plan.batch_size}
         told = {"renamed": [list(pair) for pair in done.renamed], "copied": list(done.copied)}
@@ -176,6 +220,7 @@ class PlanSets:
         if kind == sets.BASE or not (caption is None or isinstance(caption, str)):
             raise UserError("is not right", where="kind" if kind == sets.BASE else "caption", remedy="See openapi.json")
         title: dict[str, Any] = {"checkpoint": checkpoint.title, "caption": caption}
+        TASKS.check(model=True)
         order = sets.regularisation(name, prompts, count, repeats, kind=kind, **size, **title, **drawn)
         return self._draw(found, sets.begin(found, order))
 
@@ -224,6 +269,7 @@ class PlanSets:
         subject, values, again = given.text("subject", sets.SUBJECT), given.table("settings") or {}, given.flag("again")
         drawn = _drawn(given, body, checkpoint)
         given.check()
+        TASKS.check(model=True)
         name, project = self._base(checkpoint, again)
         order = sets.base_style(name.removesuffix("_BASE"), count, side, subject, checkpoint=checkpoint.title, **drawn)
         self._checked(project.root)
@@ -267,7 +313,8 @@ class PlanSets:
             return told
 
         text = f"drawing {order.count} pictures of {order.checkpoint}"
-        return {"task": TASKS.start(kind, text, work), "set": order.id, "project": project.id}
+        task = TASKS.start(kind, text, work, model=True, writes=sets.places(project, order))
+        return {"task": task, "set": order.id, "project": project.id}
 
     def _base(self, checkpoint: Checkpoint, again: bool = False) -> tuple[str, Project]:
         """(name of the LoRA, the latest project of its pictures or, `again`, the next; it may not be there yet)."""
@@ -293,9 +340,6 @@ class PlanSets:
     def _models(self) -> list[Path]:
         return [self._manager.host.lora_dir().parent]
 
-    def _items(self, project: Project, sorting: Sorting) -> list[Item]:
-        return [item for item in style_sort.items(project, sorting) if self._may(item.path)]
-
     def _planned(self, project: Project, sorting: Sorting, items: Sequence[Item]) -> dict[str, Any]:
         problem = None
         plan = None
@@ -304,13 +348,13 @@ class PlanSets:
         except UserError as error:
             problem = str(error)
         counts = style_sort.counts(items, sorting)
-        numbers = {name: sum(item.name == name for item in items) for name in sorting.all_classes}
+        tally = Counter(item.name for item in items)
         written = plan_folders.planned(project)
         options = ("flipped", "colour", "variants", "tolerance", "repeats")
         return {
             "classes": list(sorting.all_classes),
             "own_classes": list(sorting.classes),
-            "counts": {**numbers, "": sum(not item.name for item in items), VARIANTS: sum(counts.variants)},
+            "counts": {**{name: tally[name] for name in ("", *sorting.all_classes)}, VARIANTS: sum(counts.variants)},
             "groups": list(counts.variants),
             "grey": counts.grey,
             "unseen": sum(not item.width and not item.problem for item in items),
@@ -362,7 +406,7 @@ def _changed(sorting: Sorting, items: Sequence[Item], body: Body) -> Sorting:
     tolerance = given.number("tolerance", sorting.tolerance)
     options: dict[str, Any] = {name: given.flag(name) for name in flags if name in body}
     given.check()
-    keys = {look.picture_id(item.path): item.key for item in items}
+    keys = {item.id: item.key for item in items}
     if add:
         sorting = replace(sorting, classes=(*sorting.classes, _new_class(sorting, add)))
     if drop:
@@ -444,19 +488,7 @@ def _same_checkpoint(order: Order, checkpoint: Checkpoint) -> None:
 
 
 def _side(checkpoint: Checkpoint | None) -> int:
-    """Pixels that a checkpoint's pictures usually have, by its header; the embedded one's are small."""
-    if checkpoint is None:
-        return 512
-    if checkpoint.path == MINI_CHECKPOINT or checkpoint.path.stem == "train-lora-mini":
-        return 64
-    try:
-        entries = read_header(checkpoint.path, "checkpoint").entries
-    except (UserError, OSError):
-        return 512
-    if any(name.startswith("conditioner.embedders.") for name in entries):
-        return 1024
-    width = next(iter(entries.get(_FIRST_LAYER, {}).get("shape", [320])))
-    return 512 if width >= 320 else 64
+    return usual_side(checkpoint.path) if checkpoint else 512
 
 
 def _counter(task: Task) -> Callable[[int, int], None]:

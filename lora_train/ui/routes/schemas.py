@@ -22,6 +22,10 @@ ANYTHING: Schema = {"type": "object", "additionalProperties": True}
 NOTHING: Schema = {"type": "object", "maxProperties": 0}
 """A POST without fields still takes {}."""
 
+BLANK: dict[str, Schema] = {
+    "blank": {**FLAG, "default": False, "description": "An empty picture in place of 404."},
+}
+
 _PLAIN = {"bool": FLAG, "int": WHOLE, "float": NUMBER, "str": TEXT}
 _STATES = (
     *("idle", "queued", "starting", "training", "pausing", "paused", "grid"),

@@ -158,6 +158,7 @@ def _answers() -> dict[str, Schema]:
     return {
         "BlockLoraFile": _object(
             {"name": _TEXT, "family": _MAYBE, "modified": _NUMBER, "size": _WHOLE, "problem": _MAYBE}
+            | {"baked": {"type": "boolean"}}
         ),
         "BlockLora": _object(
             {"name": _TEXT, "family": _TEXT, "kinds": _ANY, "blocks": _TEXTS, "present": _ANY}, more=True

@@ -34,7 +34,7 @@ def components() -> dict[str, Schema]:
             **_NUMBER,
             "minimum": 0,
             "maximum": 1,
-            "default": 0.515,
+            "default": 0.5,
             "description": "tune: 0 the subject alone, 1 everything else alone, 0.5 as strong as it is.",
         },
         "pictures": {
@@ -49,6 +49,12 @@ def components() -> dict[str, Schema]:
         "low": {**_NUMBER, "default": 0},
         "high": {**_NUMBER, "default": 2},
         "rounds": {**_WHOLE, "default": 1, "description": "tune: it measures again where the last one ended."},
+        "draw": {
+            **_WHOLE,
+            "minimum": 0,
+            "maximum": 256,
+            "description": "tune: pictures of the subject that each result is judged by; 64, larger than 256 px 24.",
+        },
         "tied": {**_FLAG, "description": "tune: one number a block for all LoRAs of the mix."},
         "seed": {**_WHOLE, "default": 1},
     }
@@ -66,7 +72,7 @@ def components() -> dict[str, Schema]:
             "additionalProperties": True,
             "description": "effects: whole, timesteps, blocks [{block, effect, share, by_timestep, modules, was_off, "
             "map}], by_lora [the same with lora], picture. tune: presets [{name, lora, numbers}], weights [by LoRA], "
-            "table [{name, subject, drift, loss}], history [[step, won, drift]], pictures, prompts, trigger.",
+            "table [{name, subject, drift, loss, shown}], drawn, history [[step, won, drift]], pictures, prompts, trigger.",
         },
     }
     return {

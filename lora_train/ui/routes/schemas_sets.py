@@ -88,6 +88,12 @@ BASE = _object(
     }
 )
 SET = _object({"set": _TEXT}, ["set"])
+CLASS: dict[str, Schema] = {"class": {**_TEXT, "description": 'A class; "" for those in none.'}}
+LANE: dict[str, Schema] = {
+    **CLASS,
+    "offset": {**_WHOLE, "minimum": 0, "default": 0},
+    "limit": {**_WHOLE, "minimum": 1, "maximum": 500, "default": 100},
+}
 
 
 def components() -> dict[str, Schema]:
@@ -105,7 +111,8 @@ def components() -> dict[str, Schema]:
         "notes": _TEXTS,
     }
     return {
-        "StyleSorting": _object({"pictures": _MANY, "classes": _TEXTS, "plan": plan}, more=True),
+        "StyleSorting": _object({"classes": _TEXTS, "plan": plan, "pictures": _MANY}, ["classes"], more=True),
+        "StylePictures": _object({"total": _WHOLE, "offset": _WHOLE, "pictures": _MANY}, ["total", "pictures"]),
         "PersonParts": _object({"parts": {"type": "array", "items": _PART}}, more=True),
         "PersonPlan": _object(person),
         "PersonWritten": _object({"renamed": _MANY, "copied": _TEXTS, "fields": _ANY}, more=True),

@@ -1,13 +1,16 @@
-"""Work that takes a while and is no job: under way in a thread, seen in the status, while the page may be reloaded."""
+"""Work that takes a while and is no job: under way in a thread, seen in the status, while the page may be reloaded.
+
+Several may be under way at once, but for two that need the host's model, and two that write the same place.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, HTTPException
@@ -19,15 +22,22 @@ from .base import Body, Route
 
 _BODY = Depends(guard.json_body)
 _KEPT = 8
+_IN_THE_WAY = "under way"
+_WAIT = "Wait until it ends, or stop it"
 
 
 @dataclass
 class Task:
-    """state: running, done, failed, stopped. `stop` is set when its work is to end."""
+    """state: running, done, failed, stopped. `stop` is set when its work is to end.
+
+    model: it needs the host's model; writes: files and folders that it writes, with all that is in them.
+    """
 
     id: str
     kind: str
     text: str
+    model: bool = False
+    writes: tuple[Path, ...] = ()
     state: str = "running"
     done: int = 0
     total: int = 0
@@ -59,23 +69,48 @@ class Task:
 
 
 class Tasks:
-    """The last few tasks, one of which may be running."""
+    """Those that are running, and the last few that have ended."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._tasks: deque[Task] = deque(maxlen=_KEPT)
+        self._tasks: list[Task] = []
         self._numbers = count(1)
 
-    def start(self, kind: str, text: str, work: Callable[[Task], dict[str, Any]]) -> str:
-        """Begin `work`, which says how far it is in the task that it is given. Raises UserError while another runs."""
+    def start(
+        self,
+        kind: str,
+        text: str,
+        work: Callable[[Task], dict[str, Any]],
+        *,
+        model: bool = False,
+        writes: Iterable[Path] = (),
+    ) -> str:
+        """Begin `work`, which says how far it is in the task that it is given; see Task for `model` and `writes`.
+
+        Raises UserError while another is in its way.
+        """
+        task = Task(f"{kind}-{next(self._numbers)}", kind, text, model, tuple(map(_real, writes)))
         with self._mutex:
-            running = next((task for task in self._tasks if task.state == "running"), None)
-            if running:
-                raise UserError(f"something else is under way: {running.text}", remedy="Wait until it ends, or stop it")
-            task = Task(f"{kind}-{next(self._numbers)}", kind, text)
-            self._tasks.appendleft(task)
+            self._check(task)
+            self._tasks.insert(0, task)
+            for old in [one for one in self._tasks if one.state != "running"][_KEPT:]:
+                self._tasks.remove(old)
         threading.Thread(target=task.run, args=(work,), name=f"task {task.id}", daemon=True).start()
         return task.id
+
+    def check(self, *writes: Path, model: bool = False) -> None:
+        """Raise UserError where a task that writes these places, or needs the model, couldn't start now."""
+        with self._mutex:
+            self._check(Task("", "", "", model, tuple(map(_real, writes))))
+
+    def _check(self, wanted: Task) -> None:
+        for one in self._tasks:
+            if one.state != "running":
+                continue
+            if one.model and wanted.model:
+                raise UserError(f"the model is in use: {one.text}", where=_IN_THE_WAY, remedy=_WAIT)
+            if any(a.is_relative_to(b) or b.is_relative_to(a) for a in one.writes for b in wanted.writes):
+                raise UserError(f"the same files are being written: {one.text}", where=_IN_THE_WAY, remedy=_WAIT)
 
     def find(self, task: str) -> Task | None:
         """The task of that id, if it is still known."""
@@ -97,6 +132,11 @@ class Tasks:
             raise HTTPException(404, "there is no such task")
         found.stop.set()
         return {"id": found.id, "state": found.state}
+
+
+def _real(path: Path) -> Path:
+    """Links followed, so that two names of one folder are the same."""
+    return path.expanduser().resolve()
 
 
 TASKS = Tasks()
