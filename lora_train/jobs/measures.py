@@ -38,8 +38,8 @@ def task(host: Host, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
     effects: timesteps (800, 500, 200 unless given), each (the blocks of each LoRA on their own, too).
     tune: name (of the preset), keep (0 … 1), pictures (a folder; else the one that the LoRA was trained on here),
-    prompts (neutral ones; else the captions without the trigger), trigger, low, high, rounds, tied, seed, draw (pictures
-    that each result is judged by).
+    prompts (neutral ones; else the captions without the trigger), trigger, low, high, rounds, tied, seed, draw (how
+    many pictures each result is judged by).
     Raises all problems together.
     """
     if kind not in KINDS:

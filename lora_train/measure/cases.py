@@ -227,7 +227,11 @@ def steps_of_runs(
         if stop():
             raise Stopped
         kept: list[tuple[Tensor, Tensor]] = []
-        run_all(model, part, seeds, how, lambda x_t, t, kept=kept: kept.append((x_t.cpu().clone(), t.cpu())))
+
+        def keep(x_t: Tensor, t: Tensor, kept: list[tuple[Tensor, Tensor]] = kept) -> None:
+            kept.append((x_t.cpu().clone(), t.cpu()))
+
+        run_all(model, part, seeds, how, keep)
         for turn in range(each):
             chosen = [(turn * len(kept) // each + n) % len(kept) for n in range(len(part))]
             x_t = torch.stack([kept[step][0][n] for n, step in enumerate(chosen)])

@@ -53,9 +53,11 @@ def draw(
             raise Stopped
         part = prompts[start : start + at_once]
         kept: list[Tensor] = []
-        run_all(
-            model, part, seeds[start : start + at_once], how, lambda x_t, t, kept=kept: kept.append(x_t.float().cpu())
-        )
+
+        def keep(x_t: Tensor, t: Tensor, kept: list[Tensor] = kept) -> None:
+            kept.append(x_t.float().cpu())
+
+        run_all(model, part, seeds[start : start + at_once], how, keep)
         found.append(kept[-1])
         on_run(min(start + at_once, len(seeds)), len(seeds))
     return torch.cat(found)
@@ -96,8 +98,8 @@ class Judge:
         """[N]: how much smaller the error is with the LoRAs, relative to the checkpoint's, over some timesteps."""
         total = torch.zeros(len(latents))
         for t in _TIMES:
-            without, having = (self._errors(latents, t, numbers) for numbers in ([{}] * len(self._flat), self._flat))
-            total += 1 - having / without
+            without = self._errors(latents, t, [{} for _ in self._flat])
+            total += 1 - self._errors(latents, t, self._flat) / without
         return total / len(_TIMES)
 
     def _errors(self, latents: Tensor, t: int, numbers: Numbers) -> Tensor:

@@ -170,6 +170,7 @@ def _tune(model: StableDiffusion, task: Mapping[str, Any], out: Path, tell: _Tel
         "options": asdict(options),
         "weights": weights,
         "drawn": drawing.count,
+        "tries": drawing.tries,
         "presets": _presets(task, weights, dials),
         "table": table,
         "history": tuned.history,
@@ -186,6 +187,7 @@ class _Drawing:
         self, model: StableDiffusion, dials: Dials, material: _Material, count: int, tell: _Telling, stop: Stop
     ) -> None:
         self.count = count if material.prompt else 0
+        self.tries: list[dict[str, float]] = []
         self._model, self._dials, self._material, self._tell, self._stop = model, dials, material, tell, stop
         self._none: tune.Numbers = [{} for _ in dials.present]
         self._flat: tune.Numbers = [flat_weights(dials.family) for _ in dials.present]
@@ -234,6 +236,7 @@ class _Drawing:
                 *((one, f"tuned, {n} of {len(found)}") for n, one in enumerate(found, 1)),
             ]
         ]
+        self.tries = [{"shown": round(one.subject, 4), "drift": round(one.drift / flat.drift, 4)} for one in tries]
         return drawn.choose(tries, flat, weaker, _WEAKER, keep).numbers
 
     def share(self, numbers: tune.Numbers, what: str) -> float | None:

@@ -72,7 +72,8 @@ def components() -> dict[str, Schema]:
             "additionalProperties": True,
             "description": "effects: whole, timesteps, blocks [{block, effect, share, by_timestep, modules, was_off, "
             "map}], by_lora [the same with lora], picture. tune: presets [{name, lora, numbers}], weights [by LoRA], "
-            "table [{name, subject, drift, loss, shown}], drawn, history [[step, won, drift]], pictures, prompts, trigger.",
+            "table [{name, subject, drift, loss, shown}], drawn [pictures each], history [[step, won, drift]], "
+            "pictures, prompts, trigger.",
         },
     }
     return {
