@@ -11,7 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..grid.run import placement
 from ..header import read_header
 from ..model.load import StableDiffusion, load_model
 from ..train.batch import Batch
-from . import cases, drawn, effects, tune
+from . import cases, drawn, effects, screen, tune
 from .dials import Dials, Mixed
 from .heat import overlay
 
@@ -39,7 +39,7 @@ _COMPARED = 10  # presets in the table, at most
 _SMALL = 256 * 256  # pixels; up to here many go through the UNet at once
 _ROWS = 128  # noisy latents of each kind, about
 _DRAWN, _DRAWN_LARGE = 64, 24  # pictures of the subject for each numbers that are judged by pictures
-_AROUND = (-0.06, -0.03, 0.03, 0.06)  # of keep: what else is tuned, drawn and judged
+_AROUND = (-0.4, -0.3, -0.2, -0.1)  # of keep: what else is tuned, drawn and judged
 _WEAKER = 0.8
 _GENERIC = (
     "a photo of a man in a street",
@@ -149,11 +149,12 @@ def _tune(model: StableDiffusion, task: Mapping[str, Any], out: Path, tell: _Tel
     known = {one.name: task[one.name] for one in fields(tune.Options) if task.get(one.name) is not None}
     options = tune.Options(**known)
     dials = Dials(model, mix)
-    drawing = _Drawing(model, dials, material, int(task.get("draw", _draws(material))), tell, stop)
     try:
-        goals = drawing.add_cases(material.tuning)
+        drawing = _Drawing(model, dials, material, int(task.get("draw", _draws(material))), tell, stop)
+        goals = material.tuning
         keeps = [min(1.0, max(0.0, options.keep + away)) for away in _AROUND] if drawing.count else []
-        tuned = tune.tune(goals, dials, start, options, keeps=keeps, progress=tell, stop=stop)
+        seen = drawing.screened if drawing.count else None
+        tuned = tune.tune(goals, dials, start, options, keeps=keeps, screen=seen, progress=tell, stop=stop)
         weights = drawing.best([tuned.weights, *tuned.others], goals, options.keep)
         rows = _rows(task, start, weights, dials.family)
         scores = []
@@ -201,47 +202,39 @@ class _Drawing:
             at_once=material.at_once,
             stop=stop,
         )
+        if self.count:
+            own = [batch.latents.float() * model.scale_factor for batch in material.pictures]
+            self._judge.calibrate(own, self._draw(self._none, "without", 0))
 
-    def add_cases(self, goals: tune.Goals) -> tune.Goals:
-        """With pictures that the LoRAs draw themselves, those that show the subject: the ones that they were trained
-        on say little of how others come about."""
-        if not self.count:
-            return goals
-        material, scale = self._material, self._model.scale_factor
-        without = self._draw(self._none, "without", 0)
-        self._judge.calibrate([batch.latents.float() * scale for batch in material.pictures], without)
-        latents = self._draw(self._flat, "1 everywhere", 0)
-        self._shown_flat = self._judge(latents)
-        good = latents[self._shown_flat > 0.5] / scale
-        batches = [
-            Batch(one, [material.prompt] * len(one), torch.ones(len(one))) for one in good.split(material.at_once)
+    def screened(self, vector: tune.Vector, won: tune.Form) -> screen.Curve:
+        """What each number does to the share of pictures that show the subject; numbers stay where that is known."""
+        vector.reach = screen.REACH
+        centre = screen.CENTRE * vector.now()
+        numbers = centre + screen.MOVE * screen.design(vector.count)
+        shown = [
+            self._shown(vector.placed(row), f"numbers {n} of {len(numbers)}", 0) for n, row in enumerate(numbers, 1)
         ]
-        if not len(good):
-            return goals
-        self._dials.turn(self._none)
-        rounds = max(1, round(material.rows / len(good)))
-        more = cases.noised(self._model, batches, material.how, rounds, material.seed + 2, [material.prompt])
-        return replace(goals, subject=[*goals.subject, *more])
+        return screen.fit(centre, numbers, torch.stack(shown), won.slope(centre))
 
     def best(self, found: Sequence[tune.Numbers], goals: tune.Goals, keep: float) -> tune.Numbers:
         """Of what was tuned for several values of keep; the first where nothing is drawn."""
         if not self.count:
             return found[0]
         weak: tune.Numbers = [{block: _WEAKER * w for block, w in its.items()} for its in self._flat]
-        flat = drawn.Try(self._flat, self._shown_flat, goals.drifted(self._dials, self._flat, self._stop))
-        weaker, *tries = [
-            drawn.Try(numbers, self._shown(numbers, what, 0), goals.drifted(self._dials, numbers, self._stop))
-            for numbers, what in [
-                (weak, f"{_WEAKER} everywhere"),
-                *((one, f"tuned, {n} of {len(found)}") for n, one in enumerate(found, 1)),
-            ]
+        named = [(self._flat, "1 everywhere"), (weak, f"{_WEAKER} everywhere")]
+        named += [(one, f"tuned, {n} of {len(found)}") for n, one in enumerate(found, 1)]
+        flat, weaker, *tries = [
+            drawn.Try(numbers, self._shown(numbers, what, 1), goals.drifted(self._dials, numbers, self._stop))
+            for numbers, what in named
         ]
-        self.tries = [{"shown": round(one.subject, 4), "drift": round(one.drift / flat.drift, 4)} for one in tries]
+        self.tries = [
+            {"shown": round(one.subject / flat.subject, 4), "drift": round(one.drift / flat.drift, 4)} for one in tries
+        ]
         return drawn.choose(tries, flat, weaker, _WEAKER, keep).numbers
 
     def share(self, numbers: tune.Numbers, what: str) -> float | None:
         """Of pictures at seeds that nothing was chosen on."""
-        return float(self._shown(numbers, what, 1).mean()) if self.count else None
+        return float(self._shown(numbers, what, 2).mean()) if self.count else None
 
     def _shown(self, numbers: tune.Numbers, what: str, turn: int) -> Tensor:
         return self._judge(self._draw(numbers, what, turn))

@@ -35,6 +35,8 @@ _NUDGE, _LEAST, _STEP = 0.1, 0.05, 0.3
 
 Numbers = list[dict[str, float]]
 """Weights of each LoRA's blocks."""
+Aim = Callable[[Tensor], Tensor]
+"""What is to grow, as a function of the numbers that are free, [count]."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ def tune(
     options: Options,
     *,
     keeps: Sequence[float] = (),
+    screen: Callable[[Vector, Form], Aim] | None = None,
     progress: Progress = lambda done, total, what: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Tuned:
@@ -169,30 +172,34 @@ def tune(
 
     The prediction is taken as linear in the numbers: its slope along each is measured once on all cases, which makes
     both goals quadratic forms of the numbers. `rounds` above 1 measure again where the last round ended. `keeps` asks
-    for results at other values of keep, too, which cost nothing. Raises Stopped, and UserError for a LoRA that does
+    for results at other values of keep, too, which cost nothing. `screen` gives another measure of the subject in place
+    of what is won. Raises Stopped, and UserError for a LoRA that does
     nothing.
     """
-    vector, history = _Vector(dials, start, options), list[tuple[int, float, float]]()
+    vector, history = Vector(dials, start, options), list[tuple[int, float, float]]()
     at = vector.numbers()
     rounds = max(1, options.rounds)
     for turn in range(rounds):
         won, drift = _forms(goals, dials, vector, at, turn, rounds, progress, stop)
         if turn == 0:
-            balance = _balance(won, drift, vector.now())
+            subject: Aim = screen(vector, won) if screen else won
+            balance = _balance(subject, drift, vector.now())
+        elif not screen:
+            subject = won
         begun = vector.free.detach().clone()
-        history += _descend(vector, won, drift, balance, options)
+        history += _descend(vector, subject, drift, balance, options)
         at = vector.numbers()
     others = []
     for keep in keeps:
         with torch.no_grad():
             vector.free.copy_(begun)
-        _descend(vector, won, drift, balance, replace(options, keep=keep))
+        _descend(vector, subject, drift, balance, replace(options, keep=keep))
         others.append(vector.numbers())
     return Tuned(at, others, history)
 
 
 @dataclass
-class _Form:
+class Form:
     """c + a·d + dᵀHd of d = numbers − origin, all in the order of the free numbers."""
 
     c: Tensor
@@ -204,18 +211,22 @@ class _Form:
         d = numbers - self.origin
         return self.c + self.a @ d + d @ self.H @ d
 
+    def slope(self, numbers: Tensor) -> Tensor:
+        """[count]."""
+        return self.a + 2 * self.H @ (numbers - self.origin)
+
 
 @torch.no_grad()
 def _forms(
     goals: Goals,
     dials: Dials,
-    vector: _Vector,
+    vector: Vector,
     at: Numbers,
     turn: int,
     rounds: int,
     progress: Progress,
     stop: Callable[[], bool],
-) -> tuple[_Form, _Form]:
+) -> tuple[Form, Form]:
     """won and drift around `at`, over all cases."""
     nudged = [at, *(vector.nudged(at, n, -_STEP) for n in range(vector.count))]
     total = rounds * len(nudged) * (len(goals.subject) + len(goals.neutral))
@@ -242,11 +253,11 @@ def _forms(
             else:
                 c += (here.square() * weight).sum()
                 a += torch.einsum("pbn,bn->p", slopes, 2 * here * weight)
-        forms.append(_Form(c, a, -H if is_subject else H, vector.now()))
+        forms.append(Form(c, a, -H if is_subject else H, vector.now()))
     return forms[0], forms[1]
 
 
-def _balance(won: _Form, drift: _Form, now: Tensor) -> tuple[float, float]:
+def _balance(won: Aim, drift: Form, now: Tensor) -> tuple[float, float]:
     """d log won / d log strength and the same of drift, where tuning begins."""
     if float(drift(now)) <= 0:
         remedy = "Choose a LoRA, a strength and weights other than 0"
@@ -259,7 +270,7 @@ def _balance(won: _Form, drift: _Form, now: Tensor) -> tuple[float, float]:
 
 
 def _descend(
-    vector: _Vector, won: _Form, drift: _Form, balance: tuple[float, float], options: Options
+    vector: Vector, won: Aim, drift: Form, balance: tuple[float, float], options: Options
 ) -> list[tuple[int, float, float]]:
     """Adam on both forms; (step, won, drift) now and then."""
     optimizer = torch.optim.Adam([vector.free], lr=options.rate)
@@ -282,7 +293,7 @@ def _descend(
     return history
 
 
-class _Vector:
+class Vector:
     """The numbers that are free, [LoRAs or 1, blocks present], and the tensor [LoRAs, blocks] that the dials take."""
 
     def __init__(self, dials: Dials, start: Numbers, options: Options) -> None:
@@ -294,6 +305,7 @@ class _Vector:
         self._fixed = torch.tensor([[its.get(block, 0.0) for block in self._blocks] for its in start])
         self._device = dials.device
         self.begin = torch.tensor(first)
+        self.reach = math.inf  # how far a number may go from where it began
         self.free = self.begin.clone().clamp(options.low, options.high).requires_grad_(True)
         places = [self._blocks.index(block) for block in topology(dials.family).blocks[1:]]
         self._chains = [[p for p in places if bool(mask[p])] for mask in self._mask]
@@ -319,6 +331,14 @@ class _Vector:
             {**its, block: its.get(block, 0.0) + change} if n in self._rows[row] else its for n, its in enumerate(at)
         ]
 
+    def placed(self, chosen: Tensor) -> Numbers:
+        """The free numbers [count], each in its place; everything else as it is."""
+        found = [dict(its) for its in self._start]
+        for value, (row, place) in zip(chosen.tolist(), self._mask.nonzero().tolist(), strict=True):
+            for n in self._rows[row]:
+                found[n][self._blocks[place]] = value
+        return found
+
     def full(self) -> Tensor:
         rows = [n for row in range(len(self._rows)) for n in self._rows[row]]
         spread = torch.stack([self.free[self._row(n)] for n in sorted(rows)])
@@ -334,7 +354,8 @@ class _Vector:
 
     @torch.no_grad()
     def clamp(self) -> None:
-        self.free.clamp_(self._options.low, self._options.high)
+        near = self.free.clamp(self.begin - self.reach, self.begin + self.reach)
+        self.free.copy_(near.clamp(self._options.low, self._options.high))
 
     def numbers(self) -> Numbers:
         with torch.no_grad():

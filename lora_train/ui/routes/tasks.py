@@ -93,7 +93,7 @@ class Tasks:
         with self._mutex:
             self._check(task)
             self._tasks.insert(0, task)
-            for old in [one for one in self._tasks if one.state != "running"][_KEPT:]:
+            for old in [one for one in self._tasks if one.state != "running"][_KEPT - 1 :]:
                 self._tasks.remove(old)
         threading.Thread(target=task.run, args=(work,), name=f"task {task.id}", daemon=True).start()
         return task.id
