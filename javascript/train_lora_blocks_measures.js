@@ -259,7 +259,7 @@
   // Tuning
 
   function buildTune() {
-    const box = section(t("Let the numbers be tuned"), t("Tries many small changes, judged by two goals: pictures of the subject stay reachable, and neutral prompts keep looking as without the LoRA. Takes minutes; ends in numbers to look at, compared with the presets."));
+    const box = section(t("Let the numbers be tuned"), t("Tries many small changes, judged by two goals: drawn pictures show the subject, and neutral prompts keep looking as without the LoRA. Takes minutes; ends in numbers to look at, compared with the presets."));
     box.kind = "tune";
     const field = (label, element) => make("label", { class: "train-lora-blocks-field" }, make("span", {}, label), element);
     const keepField = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: 0.5, "aria-label": t("How much everything else is to be kept") });
@@ -291,9 +291,10 @@
     const share = (value) => (value === null || value === undefined ? "–" : `${Math.round(100 * value)} %`);
     const rows = found.table || [];
     return [
-      make("p", {}, t("Subject: how much nearer to its pictures than without the LoRA, the plain LoRA being 100 %. Change elsewhere: how far neutral pictures move, less is better. With few pictures this judges roughly: draw both before you keep one.")),
-      make("table", { class: "train-lora-table" }, make("thead", {}, make("tr", {}, [t("Numbers"), t("Subject"), t("Change elsewhere")].map((head) => make("th", {}, head)))),
-        make("tbody", {}, rows.map((row) => make("tr", {}, make("td", {}, message(row.name)), make("td", {}, share(row.subject)), make("td", {}, share(row.drift)))))),
+      make("p", {}, t("Subject: how much nearer to its pictures than without the LoRA, the plain LoRA being 100 %. Change elsewhere: how far neutral pictures move, less is better. Small differences in these two don't show in pictures.")),
+      found.drawn > 0 && make("p", {}, t("In pictures: how surely {count} new pictures show the subject, judged by the model itself.", { count: found.drawn })),
+      make("table", { class: "train-lora-table" }, make("thead", {}, make("tr", {}, [t("Numbers"), t("Subject"), t("Change elsewhere"), found.drawn > 0 && t("In pictures")].map((head) => head && make("th", {}, head)))),
+        make("tbody", {}, rows.map((row) => make("tr", {}, make("td", {}, message(row.name)), make("td", {}, share(row.subject)), make("td", {}, share(row.drift)), found.drawn > 0 && make("td", {}, share(row.shown)))))),
       found.presets && found.presets.length > 0 && make("p", {}, t("Kept as preset {names}.", { names: found.presets.map((one) => one.name).join(", ") })),
       make("div", { class: "train-lora-buttons" }, blocks.button(t("Use the tuned numbers"), () => takeTuned(found), { class: "train-lora-grid-button train-lora-grid-primary" })),
     ];
