@@ -522,6 +522,14 @@
 
   const row = (index) => state.rows.get(Math.floor(index / BLOCK))?.[index % BLOCK];
 
+  // Until a picture's row is there; the table may be read anew meanwhile.
+  async function ready(index) {
+    for (let tries = 0; !row(index) && tries < 30; tries += 1) {
+      await load(Math.floor(index / BLOCK));
+      if (!row(index)) await new Promise((go) => setTimeout(go, 100));
+    }
+  }
+
   // The table: cells are made once and moved, since every node that comes or goes costs a WebUI's other extensions time
 
   function resized(event) {
@@ -724,7 +732,7 @@
     listeners.push(listener);
     if (lora.project) listener(lora.project);
   };
-  lora.pictures = { state, send, at, row, button, raw, open, build, add: (folder) => change("/add", { folder }), begun, changed, thumbnail, draw, checkbox, fields, total: () => state.total, ready: (index) => load(Math.floor(index / BLOCK)) };
+  lora.pictures = { state, send, at, row, button, raw, open, build, add: (folder) => change("/add", { folder }), begun, changed, thumbnail, draw, checkbox, fields, total: () => state.total, ready };
   lora.register("project", { id: "train_lora_project_view", draw: (status) => draw(status) });
   lora.register("pictures", { id: "train_lora_pictures_view", draw: () => {} });
   let asked = false;

@@ -241,6 +241,7 @@
   // One picture
 
   async function edit(begin) {
+    await lora.pictures.ready(begin); // the table may be read anew just now
     let index = begin, row = lora.pictures.row(index), tab = "cut", turn = 0;
     if (!row) return;
     const own = { boxes: [], active: -1, width: 0, height: 0, folder: proposed(row), dirty: false, made: 0 };

@@ -41,6 +41,7 @@ _ROWS = 128  # noisy latents of each kind, about
 _DRAWN, _DRAWN_LARGE = 64, 24  # pictures of the subject for each numbers that are judged by pictures
 _AROUND = (-0.4, -0.3, -0.2, -0.1)  # of keep: what else is tuned, drawn and judged
 _WEAKER = 0.8
+_STEPS = 4  # of each run at a neutral prompt, about
 _GENERIC = (
     "a photo of a man in a street",
     "a landscape with mountains and a lake",
@@ -297,11 +298,12 @@ def _material(
         rounds = max(2, round(rows / sum(len(batch.captions) for batch in batches)))
         tell(0, 1, f"noising the pictures {what}")
         subject = cases.noised(model, batches, how, rounds, seed, [own] if own else [])
+        runs = max(len(neutral), rows // _STEPS)
         still = cases.steps_of_runs(
             model,
-            neutral,
+            [neutral[n % len(neutral)] for n in range(runs)],
             how,
-            max(2, round(rows / len(neutral))),
+            max(2, round(rows / runs)),
             seed,
             at_once=at_once,
             stop=stop,

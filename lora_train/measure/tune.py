@@ -9,6 +9,9 @@ and everything looks at the same noises and timesteps (common random numbers).
 The prediction is nearly linear in the 17 numbers of a LoRA (Gauss-Newton): its slope along each is measured on all
 cases, both goals are quadratic forms of the numbers then, and Adam goes down on these, in no time and without noise.
 
+Where pictures can be drawn, another function of the numbers stands for the subject (see `screen`): how surely drawn
+pictures show it. What is won then only says which slopes to expect.
+
 Both enter as logarithms, each divided by how fast it grows with the strength of the whole: at keep = 0.5 little is won
 by making the LoRA stronger or weaker as a whole. What is won, is won by moving strength from blocks that leak to blocks
 that carry the subject.
@@ -102,17 +105,14 @@ class Goals:
         return (won * picture_weight(cases.t, self.how.v_prediction).to(won.device)).mean()
 
     def drift(self, cases: Cases) -> Tensor:
-        """Of one batch of neutral prompts."""
-        return self._mean(self.moved(cases).square(), cases).mean()
+        """Of one batch of neutral prompts, as errors of the pictures that are meant."""
+        moved = self._mean(self.moved(cases).square(), cases)
+        return (moved * picture_weight(cases.t, self.how.v_prediction).to(moved.device)).mean()
 
-    def weights(self, cases: Cases, is_subject: bool) -> Tensor:
-        """Of every value of the prediction in the mean: the mask and, of the subject, the timestep's. [B, 4, h, w]."""
-        weight = torch.ones_like(cases.alone)
-        if cases.mask is not None:
-            weight = weight * cases.mask
-        if is_subject:
-            weight = weight * picture_weight(cases.t, self.how.v_prediction).view(-1, 1, 1, 1)
-        return weight
+    def weights(self, cases: Cases) -> Tensor:
+        """Of every value of the prediction in the mean: the mask's and the timestep's. [B, 4, h, w]."""
+        weight = picture_weight(cases.t, self.how.v_prediction).view(-1, 1, 1, 1).expand_as(cases.alone)
+        return weight if cases.mask is None else weight * cases.mask
 
     def moved(self, cases: Cases) -> Tensor:
         """Guided prediction, less that of the checkpoint alone."""
@@ -243,7 +243,7 @@ def _forms(
                 done += 1
                 progress(done, total, "tuning")
             here, slopes = moved[0], (moved[0] - torch.stack(moved[1:])) / _STEP  # [B, n], [P, B, n]
-            weight = goals.weights(one, is_subject).flatten(1) * len(one) / sum(map(len, cases))
+            weight = goals.weights(one).flatten(1) * len(one) / sum(map(len, cases))
             weight = weight / here.numel()
             H += torch.einsum("pbn,bn,qbn->pq", slopes, weight, slopes)
             if is_subject:

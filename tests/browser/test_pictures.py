@@ -176,6 +176,22 @@ def test_heads_are_cut_without_opencv_and_the_page_says_by_what(new_page: Any, t
     page.get_by_text("Faces found by: Own detector").or_(page.get_by_label("Faces found by")).first.wait_for()
 
 
+def test_a_picture_opens_while_the_table_is_read_anew(new_page: Any, folder: Path) -> None:
+    page = new_page(1280, 900)
+    project_of(page, folder)
+    wait_for(page, "long.png", "0.png", "1.png", "2.png", "3.png", "copy.png")
+    page.evaluate(
+        """() => {
+          const { get } = trainLora;
+          const later = (path) => new Promise((go) => setTimeout(go, path.includes("/page") ? 1500 : 0));
+          trainLora.get = (path) => later(path).then(() => get(path));
+        }"""
+    )
+    page.locator(".train-lora-chip", has_text="There twice").click()
+    page.locator(".train-lora-picture-open:visible").first.click()
+    page.locator(".train-lora-cutbox").wait_for(timeout=WAIT)
+
+
 def test_thousands_need_few_elements(new_page: Any, tmp_path: Path) -> None:
     inner = tmp_path / "many" / "1_x"
     inner.mkdir(parents=True)
