@@ -64,8 +64,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Score:
-    """Of some weights. won: of the subject's mean square error, against the checkpoint alone; drift: mean square, of
-    neutral prompts; loss: of plain denoising, at the captions and without guidance, as training has it.
+    """Of some weights. won: of the subject's mean square error, against the checkpoint alone; drift: mean square at
+    neutral prompts, as errors of pictures; loss: of plain denoising, at the captions and without guidance, as training has it.
     """
 
     name: str
