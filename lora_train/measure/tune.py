@@ -65,7 +65,8 @@ class Options:
 @dataclass(frozen=True)
 class Score:
     """Of some weights. won: of the subject's mean square error, against the checkpoint alone; drift: mean square at
-    neutral prompts, as errors of pictures; loss: of plain denoising, at the captions and without guidance, as training has it.
+    neutral prompts, as errors of pictures; loss: of plain denoising, at the captions and without guidance, as training
+    has it.
     """
 
     name: str
