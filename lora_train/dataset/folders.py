@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 
 from ..errors import UserError
 from . import captions, images
@@ -149,36 +151,66 @@ def existing(folder: str | Path, field: str = "train_data_dir") -> Path:
 
 def list_folder(folder: Path) -> Listing:
     """Raises UserError when the folder can't be read."""
-    listing = Listing(folder)
     try:
         with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
+            found = sorted(map(_entry, entries))
     except OSError as error:
         raise UserError(
             f"the folder can't be read ({error.strerror})", where=shown(str(folder)), remedy="Check its permissions"
         ) from error
-    for entry in found:
-        if not entry.name.startswith(".") and entry.name not in ("__MACOSX", "Thumbs.db", "desktop.ini"):
-            _sort_in(listing, entry)
-    return listing
+    with _lock:
+        entries_before, listing = _listings.get(str(folder), (None, Listing(folder)))
+    if found != entries_before:
+        listing = _sorted_in(folder, found)
+    if len(found) >= _MANY:
+        with _lock:
+            _listings[str(folder)] = found, listing
+            _listings.move_to_end(str(folder))
+            while len(_listings) > _KEPT:
+                _listings.popitem(last=False)
+    return replace(
+        listing,
+        pictures=listing.pictures[:],
+        unread=listing.unread[:],
+        irregular=listing.irregular[:],
+        folders=listing.folders[:],
+        others=dict(listing.others),
+    )
 
 
-def _sort_in(listing: Listing, entry: os.DirEntry[str]) -> None:
-    suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - a Path is slow, and there may be 10,000
+_Entry = tuple[str, bool, bool]
+"""Name, whether it is a folder, whether it is a file."""
+
+_MANY, _KEPT = 500, 8
+_listings: OrderedDict[str, tuple[list[_Entry], Listing]] = OrderedDict()
+"""Of the latest large folders what was found: to make 20,000 paths takes ten times as long as to look again."""
+_lock = Lock()
+
+
+def _entry(entry: os.DirEntry[str]) -> _Entry:
     try:
-        is_dir, is_file = entry.is_dir(), entry.is_file()
+        return entry.name, entry.is_dir(), entry.is_file()
     except OSError:  # a loop of links
-        is_dir = is_file = False
-    if is_dir:
-        listing.folders.append(Path(entry.path))
-    elif suffix in images.SUFFIXES and is_file:
-        listing.pictures.append(Path(entry.path))
-    elif suffix in images.SUFFIXES:
-        listing.irregular.append(entry.name)
-    elif suffix in UNREAD_SUFFIXES:
-        listing.unread.append(entry.name)
-    elif is_file:
-        listing.others[_nfc(entry.name)] = Path(entry.path)
+        return entry.name, False, False
+
+
+def _sorted_in(folder: Path, found: list[_Entry]) -> Listing:
+    listing = Listing(folder)
+    for name, is_dir, is_file in found:
+        if name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini"):
+            continue
+        suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path is slow, and there may be 10,000
+        if is_dir:
+            listing.folders.append(folder / name)
+        elif suffix in images.SUFFIXES and is_file:
+            listing.pictures.append(folder / name)
+        elif suffix in images.SUFFIXES:
+            listing.irregular.append(name)
+        elif suffix in UNREAD_SUFFIXES:
+            listing.unread.append(name)
+        elif is_file:
+            listing.others[_nfc(name)] = folder / name
+    return listing
 
 
 def _sources(listing: Listing, in_project: bool = False) -> tuple[list[_Found], list[str], Path | None]:
@@ -351,8 +383,9 @@ def _caption(source: Source, picture: Path) -> tuple[str, list[str]]:
 
 def caption_file(listing: Listing, picture: Path, extension: str) -> Path | None:
     """The caption's file; kohya also looks for the picture's name without its last four parts between _."""
-    parts = picture.stem.split("_")
-    stems = [picture.stem, "_".join(parts[:-4])] if len(parts) > 4 else [picture.stem]
+    stem = picture.stem
+    parts = stem.split("_")
+    stems = [stem, "_".join(parts[:-4])] if len(parts) > 4 else [stem]
     return next((file for stem in stems if (file := listing.others.get(_nfc(stem + extension)))), None)
 
 
@@ -360,7 +393,7 @@ def caption_file(listing: Listing, picture: Path, extension: str) -> Path | None
 
 
 def _nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def shown(name: str) -> str:

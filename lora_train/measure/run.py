@@ -28,7 +28,7 @@ from ..grid.run import placement
 from ..header import read_header
 from ..model.load import StableDiffusion, load_model
 from ..train.batch import Batch
-from . import cases, drawn, effects, screen, tune
+from . import cases, drawn, effects, prompts, screen, tune
 from .dials import Dials, Mixed
 from .heat import overlay
 
@@ -41,18 +41,8 @@ _ROWS = 128  # noisy latents of each kind, about
 _DRAWN, _DRAWN_LARGE = 64, 24  # pictures of the subject for each numbers that are judged by pictures
 _AROUND = (-0.4, -0.3, -0.2, -0.1)  # of keep: what else is tuned, drawn and judged
 _WEAKER = 0.8
-_STEPS = 4  # of each run at a neutral prompt, about
-_GENERIC = (
-    "a photo of a man in a street",
-    "a landscape with mountains and a lake",
-    "portrait of a woman, studio light",
-    "a cat sleeping on a sofa",
-    "a bowl of fruit on a table, still life",
-    "a city at night, rain, neon lights",
-    "1girl, solo, school uniform, outdoors",
-    "1boy, solo, armor, forest",
-)
-"""Where neither prompts nor a trigger are known."""
+_STEPS = 4  # of each run at a neutral prompt
+_RUNS, _RUNS_LARGE = 3 / 4, 3 / 8  # at neutral prompts, of rows
 
 
 def run(task: Mapping[str, Any], out: Path, emit: Listener, stop: Stop) -> bool:
@@ -263,8 +253,9 @@ def _material(
 ) -> _Material:
     shot, seed = task["shot"], int(task.get("seed", 1))
     side = int(task.get("resolution") or _resolution(mix[0].path) or 512)
-    at_once = 8 if max(side * side, shot["width"] * shot["height"]) <= _SMALL else 2
-    rows = int(task.get("rows", _ROWS))
+    small = max(side * side, shot["width"] * shot["height"]) <= _SMALL
+    at_once, rows = 8 if small else 2, int(task.get("rows", _ROWS))
+    runs = max(1, round(rows * (_RUNS if small else _RUNS_LARGE)))
     how = cases.How(
         shot["negative_prompt"],
         shot["cfg_scale"],
@@ -275,17 +266,17 @@ def _material(
     tell.emit(event("stage", text="reading the pictures"))
     first, held_out, settings = cases.open_pictures(task["pictures"], side, rows, seed, at_once)
     captions = [use.picture.caption for part in (first, held_out) if part for use in part.uses()]
-    trigger = task.get("trigger") or _trigger(captions)
-    prompts = list(task.get("prompts") or ()) or _without_trigger(captions, trigger) or list(_GENERIC)
+    trigger = task.get("trigger") or prompts.trigger_of(captions)
+    still = list(task.get("prompts") or ()) or prompts.neutral(captions, trigger, 3 * runs // 2, seed)
     own = shot["prompt"] if shot["prompt"].strip() else trigger
-    share = max(1, len(prompts) // 3) if len(prompts) > 2 else 0
+    share = max(1, len(still) // 3) if len(still) > 2 else 0
     emphasis = float(task.get("emphasis") or tune.Options.emphasis)
     pictures: list[Batch] = []
 
     def warn(text: str) -> None:
         tell.emit(event("warning", text=text))
 
-    def goals(dataset: Dataset, neutral: Sequence[str], seed: int, what: str) -> tune.Goals:
+    def goals(dataset: Dataset, neutral: Sequence[str], runs: int, seed: int, what: str) -> tune.Goals:
         batches = cases.batches(
             model,
             dataset,
@@ -298,25 +289,24 @@ def _material(
         rounds = max(2, round(rows / sum(len(batch.captions) for batch in batches)))
         tell(0, 1, f"noising the pictures {what}")
         subject = cases.noised(model, batches, how, rounds, seed, [own] if own else [])
-        runs = max(len(neutral), rows // _STEPS)
-        still = cases.steps_of_runs(
+        rest = cases.steps_of_runs(
             model,
-            [neutral[n % len(neutral)] for n in range(runs)],
+            [neutral[n % len(neutral)] for n in range(max(len(neutral), runs))],
             how,
-            max(2, round(rows / runs)),
+            _STEPS,
             seed,
             at_once=at_once,
             stop=stop,
             on_run=lambda n, of: tell(n, of, f"drawing neutral prompts {what}"),
         )
-        return tune.Goals(model, subject, still, how, emphasis)
+        return tune.Goals(model, subject, rest, how, emphasis)
 
-    tuning = goals(first, prompts[share:], seed, "to tune on")
-    comparing = goals(held_out or first, prompts[:share] or prompts, seed + 1, "to compare on")
+    tuning = goals(first, still[share:], runs, seed, "to tune on")
+    comparing = goals(held_out or first, still[:share] or still, runs // 3, seed + 1, "to compare on")
     about = {
         "pictures": {"tuned": first.picture_count, "compared": held_out.picture_count if held_out else 0},
         "trigger": trigger,
-        "prompts": {"tuned": prompts[share:], "compared": prompts[:share] or prompts},
+        "prompts": {"tuned": still[share:], "compared": still[:share] or still},
     }
     return _Material(tuning, comparing, pictures, own, seed, at_once, rows, about)
 
@@ -349,20 +339,6 @@ def _presets(task: Mapping[str, Any], tuned: tune.Numbers, dials: Dials) -> list
         numbers = [round(x, 2) for x in numbers_of(its, dials.family)]
         found.append({"name": name if not n else f"{name}-{n + 1}", "lora": task["mix"][n]["name"], "numbers": numbers})
     return found
-
-
-def _trigger(captions: Sequence[str]) -> str:
-    """The tag that all captions begin with; empty where there is none."""
-    tags = {caption.partition(",")[0].strip() for caption in captions}
-    return tags.pop() if len(tags) == 1 and len(captions) > 1 else ""
-
-
-def _without_trigger(captions: Sequence[str], trigger: str) -> list[str]:
-    """What else the captions say, each once; nothing where no trigger is known: they all name the subject then."""
-    if not trigger:
-        return []
-    kept = (", ".join(t for t in map(str.strip, c.split(",")) if t and t != trigger) for c in captions)
-    return list(dict.fromkeys(text for text in kept if text and trigger not in text))
 
 
 def _mix(task: Mapping[str, Any]) -> tuple[list[Mixed], list[dict[str, float]]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -32,6 +32,7 @@ _HIM = re.compile(r"\b(?:man|boy|gentleman|male)\b")
 _SEVERAL = re.compile(r"(?:[2-9]|\d{2,}|\d\+|multiple) ?(?:girls|boys|others|people)|couple|group|crowd|everyone")
 _ONE = frozenset({"1girl", "1boy", "1other", "solo", "solo focus"})
 _NOBODY = frozenset({"no humans", "scenery only"})
+_PAIR = frozenset({"solo", "1girl", "1boy"})
 _LORA = re.compile(r"<(?:lora|lyco|hypernet):[^>]*>")
 
 
@@ -54,7 +55,7 @@ class Finding:
         return {
             "kind": self.kind,
             "text": self.text,
-            "pictures": [row.as_dict()["name"] for row in self.rows],
+            "pictures": [row.name for row in self.rows],
             "tags": list(self.tags),
             "edit": None if self.edit is None else edits.as_dict(self.edit),
             "title": "" if self.edit is None else self.edit.title(),
@@ -99,13 +100,14 @@ def _files(table: Table, rows: Sequence[Row]) -> Iterator[Finding]:
         yield Finding("missing", text, tuple(missing))
     if empty := [row for row in rows if row.digest and not row.problem and not row.text.strip(" ,\n")]:
         yield Finding("empty", f"{_of(empty, rows)} have an empty caption", tuple(empty))
+    counts = Counter(row.file for row in rows)
     shared: defaultdict[Any, list[Row]] = defaultdict(list)
-    for row in rows:
-        shared[row.file].append(row)
+    for row in rows if len(counts) < len(rows) else ():
+        if counts[row.file] > 1:
+            shared[row.file].append(row)
     for file, sharing in shared.items():
-        if len(sharing) > 1:
-            names = listed([shown(row.picture.name) for row in sharing], 5)
-            yield Finding("shared", f"{names} have one caption file, {shown(file.name)}", tuple(sharing), hint=True)
+        names = listed([shown(row.picture.name) for row in sharing], 5)
+        yield Finding("shared", f"{names} have one caption file, {shown(file.name)}", tuple(sharing), hint=True)
     if table.orphans:
         names = listed([shown(path.name) for path in table.orphans], 5)
         yield Finding("orphan", f"captions without a picture: {names}", (), hint=True)
@@ -141,7 +143,7 @@ def _lines(rows: Sequence[Row]) -> Iterator[Finding]:
 
 def _lengths(rows: Sequence[Row], limit: int) -> Iterator[Finding]:
     """Captions that are longer than what is read, by the max_token_length that would do."""
-    counted = [(max(map(tokens.count, row.text.split("\n"))), row) for row in rows]
+    counted = [(row.tokens, row) for row in rows]
     longer = [(count, row) for count, row in counted if count > limit]
     bounds = [bound for bound in tokens.LIMITS if bound >= limit] or [limit]
     for low, high in zip(bounds, [*bounds[1:], None], strict=True):
@@ -178,7 +180,10 @@ def _trigger(rows: Sequence[Row], trigger: str, known: bool) -> Iterator[Finding
 
 def _lacks(row: Row, trigger: str) -> bool:
     """Whether a caption has the trigger neither as a tag nor as words of a sentence."""
-    return not re.search(rf"(?<!\w){re.escape(key(trigger))}(?!\w)", key(row.caption))
+    name = key(trigger)
+    if name in row.keys and "\n" not in row.text:
+        return False
+    return not re.search(rf"(?<!\w){re.escape(name)}(?!\w)", key(row.caption))
 
 
 def _trigger_of(rows: Sequence[Row]) -> str:
@@ -189,46 +194,72 @@ def _trigger_of(rows: Sequence[Row]) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class _Sign:
+    """What a caption speaks of by having one of the tags `keys`, and none of `unless`."""
+
+    of: str
+    keys: frozenset[str]
+    unless: frozenset[str] = frozenset()
+
+    def on(self, row: Row) -> bool:
+        return not self.keys.isdisjoint(row.keys) and self.unless.isdisjoint(row.keys)
+
+    def tags(self, row: Row) -> list[str]:
+        return [tag for tag in row.tags if key(tag) in self.keys] if self.on(row) else []
+
+
 def _contradictions(rows: Sequence[Row]) -> Iterator[Finding]:
     """Of a few captions with what most of the folder's say; then within a caption."""
-    told: set[Row] = set()
-    for usual, has_usual, odd, has_odd in _OPPOSITES if len(rows) >= FEW else ():
-        strange = [row for row in rows if has_odd(row)]
-        most = [row for row in rows if has_usual(row)]
+    told: set[Any] = set()
+    names = frozenset(name for row in rows for name in row.keys)
+    several = frozenset(filter(_SEVERAL.fullmatch, names))
+    for usual, odd in _opposites(names, several) if len(rows) >= FEW else ():
+        strange = [row for row in rows if odd.on(row)]
+        most = [row for row in rows if usual.on(row)]
         if strange and len(strange) <= _MINORITY * len(rows) and len(most) >= _MAJORITY * len(rows):
-            told.update(strange)
-            said = tuple(dict.fromkeys(tag for row in strange for tag in has_odd(row)))
-            about = f"{_of(strange, rows)} of {shown(rows[0].folder)} speak of {odd} ({listed(list(said), 3)})"
-            edit = _mended([tag for tag in said if not _is_sentence(tag)], strange, most, has_usual)
-            yield Finding("contradiction", f"{about}, {len(most)} of {usual}", tuple(strange), said, edit, hint=True)
+            told.update(row.picture for row in strange)
+            said = tuple(dict.fromkeys(tag for row in strange for tag in odd.tags(row)))
+            about = f"{_of(strange, rows)} of {shown(rows[0].folder)} speak of {odd.of} ({listed(list(said), 3)})"
+            edit = _mended([tag for tag in said if not _is_sentence(tag)], strange, most, usual)
+            yield Finding("contradiction", f"{about}, {len(most)} of {usual.of}", tuple(strange), said, edit, hint=True)
     for row in rows:
-        if row not in told and (clash := _clash(row)):
+        if row.picture not in told and (clash := _clash(row, several)):
             text = f'{shown(row.picture.name)} says both "{clash[0]}" and "{clash[1]}"'
             yield Finding("contradiction", text, (row,), clash, Remove(clash[1:]), hint=True)
 
 
-def _mended(odd: list[str], strange: list[Row], most: list[Row], has_usual: Callable[[Row], list[str]]) -> Edit | None:
+def _opposites(names: frozenset[str], several: frozenset[str]) -> list[tuple[_Sign, _Sign]]:
+    """What most captions may speak of, and what a few then speak of by mistake. names: those of all tags."""
+    sentences = list(filter(_is_sentence, names))
+    girl = _Sign("a girl or woman", _GIRLS | set(filter(_HER.search, sentences)))
+    boy = _Sign("a boy or man", _BOYS | set(filter(_HIM.search, sentences)))
+    return [(girl, boy), (boy, girl), (_Sign("one person", _ONE, several), _Sign("several", several))]
+
+
+def _mended(odd: list[str], strange: list[Row], most: list[Row], usual: _Sign) -> Edit | None:
     """Take the odd tags away; or where none of these captions has the usual one, put that in their place."""
     if not odd:
         return None
-    if any(has_usual(row) for row in strange):
+    if any(map(usual.on, strange)):
         return Remove(tuple(odd))
-    usual = Counter(tag for row in most for tag in has_usual(row) if not _is_sentence(tag)).most_common(1)
-    return Replace(odd[0], usual[0][0], tags=tuple(odd[1:])) if usual else Remove(tuple(odd))
+    best = Counter(tag for row in most for tag in usual.tags(row) if not _is_sentence(tag)).most_common(1)
+    return Replace(odd[0], best[0][0], tags=tuple(odd[1:])) if best else Remove(tuple(odd))
 
 
-def _clash(row: Row) -> tuple[str, str] | None:
+def _clash(row: Row, several: frozenset[str]) -> tuple[str, str] | None:
     """Two tags of which one must be wrong. Lines of a wildcard are alternatives, so only one line can clash."""
-    if "\n" in row.text.strip():
+    suspicious = not (several.isdisjoint(row.keys) and _NOBODY.isdisjoint(row.keys)) or row.keys >= _PAIR
+    if not suspicious or "\n" in row.text.strip():
         return None
     by_key = {key(tag): tag for tag in row.tags}
-    several = _several(row)
+    crowd = [tag for name, tag in by_key.items() if name in several]
     if nobody := next((tag for name, tag in by_key.items() if name in _NOBODY), ""):
-        people = [tag for name, tag in by_key.items() if name in _ONE] + several
+        people = [tag for name, tag in by_key.items() if name in _ONE] + crowd
         return (nobody, people[0]) if people else None
-    if "solo" in by_key and several:
-        return by_key["solo"], several[0]
-    if "solo" in by_key and "1girl" in by_key and "1boy" in by_key:
+    if "solo" in by_key and crowd:
+        return by_key["solo"], crowd[0]
+    if row.keys >= _PAIR:
         return by_key["solo"], by_key["1boy"]
     for one, many in (("1girl", "girls"), ("1boy", "boys")):
         for name in by_key:
@@ -237,42 +268,9 @@ def _clash(row: Row) -> tuple[str, str] | None:
     return None
 
 
-def _female(row: Row) -> list[str]:
-    return _people(row, _GIRLS, _HER)
-
-
-def _male(row: Row) -> list[str]:
-    return _people(row, _BOYS, _HIM)
-
-
-def _people(row: Row, names: frozenset[str], words: re.Pattern[str]) -> list[str]:
-    """Tags that are one of `names`, and sentences with one of `words`."""
-    return [tag for tag in row.tags if key(tag) in names or (_is_sentence(tag) and words.search(key(tag)))]
-
-
-def _single(row: Row) -> list[str]:
-    return [tag for tag in row.tags if key(tag) in _ONE] if not _several(row) else []
-
-
-def _several(row: Row) -> list[str]:
-    return [tag for tag in row.tags if _is_several(tag)]
-
-
-@lru_cache(1 << 16)
-def _is_several(tag: str) -> bool:
-    return _SEVERAL.fullmatch(key(tag)) is not None
-
-
 @lru_cache(1 << 16)
 def _is_sentence(tag: str) -> bool:
-    return len(tag.split()) >= _SENTENCE
-
-
-_OPPOSITES = (
-    ("a girl or woman", _female, "a boy or man", _male),
-    ("a boy or man", _male, "a girl or woman", _female),
-    ("one person", _single, "several", _several),
-)
+    return len(key(tag).split()) >= _SENTENCE
 
 
 def _repeated(rows: Sequence[Row]) -> Iterator[Finding]:
@@ -280,6 +278,8 @@ def _repeated(rows: Sequence[Row]) -> Iterator[Finding]:
     found: dict[str, None] = {}
     twice = []
     for row in rows:
+        if len(row.tags) == len(row.keys):
+            continue
         again = [tag for line in row.text.split("\n") for tag, n in Counter(map(key, tags_of(line))).items() if n > 1]
         if again:
             twice.append(row)
@@ -292,9 +292,8 @@ def _repeated(rows: Sequence[Row]) -> Iterator[Finding]:
 def _spellings(rows: Sequence[Row]) -> Iterator[Finding]:
     """Tags that differ in case, underscores, spaces or escaped brackets alone."""
     spelt: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        for tag in set(row.tags):
-            spelt[key(tag)][tag] += 1
+    for tag, n in Counter(tag for row in rows for tag in set(row.tags)).items():
+        spelt[key(tag)][tag] = n
     for spellings in spelt.values():
         if len(spellings) < 2:
             continue
@@ -316,16 +315,13 @@ def _rare(rows: Sequence[Row]) -> Iterator[Finding]:
     """Tags of one picture alone; sentences are each picture's own."""
     if len(rows) < FEW:
         return
-    places: defaultdict[str, list[Row]] = defaultdict(list)
-    spelt: dict[str, str] = {}
-    for row in rows:
-        for name, tag in {key(tag): tag for tag in row.tags if not _is_sentence(tag)}.items():
-            places[name].append(row)
-            spelt.setdefault(name, tag)
-    rare = {name: found[0] for name, found in places.items() if len(found) == 1 and not _LORA.search(name)}
+    counts = Counter(name for row in rows for name in row.keys)
+    once = {name for name, n in counts.items() if n == 1 and not _LORA.search(name)}
+    found = [row for row in rows if not once.isdisjoint(row.keys)]
+    rare = {key(t): (t, row) for row in found for t in row.tags if key(t) in once and not _is_sentence(t)}
     if rare:
-        members = tuple(dict.fromkeys(rare.values()))
-        names = tuple(spelt[name] for name in rare)
+        members = tuple(dict.fromkeys(row for _, row in rare.values()))
+        names = tuple(tag for tag, _ in rare.values())
         told = listed(list(names), 5)
         one = f"1 tag is on one picture alone: {told}"
         text = one if len(rare) == 1 else f"{len(rare)} tags are on one picture alone: {told}"

@@ -7,10 +7,11 @@ journal, which takes it back.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from ..dataset import captions, encodings, folders, images
 from ..dataset.folders import Listing, list_folder, listed, shown
 from ..errors import UserError
-from . import edits, limited, project
+from . import edits, limited, project, tokens
 from .edits import Edit, Save, key
 from .journal import Entry, Journal, Undone
 
@@ -50,6 +51,11 @@ class Row:
     digest: str = ""
     state: tuple[int, int] | None = None
 
+    @cached_property
+    def name(self) -> str:
+        """ "folder/picture", as a page has it."""
+        return f"{shown(self.folder)}/{shown(self.picture.name)}"
+
     @property
     def missing(self) -> bool:
         """Whether there is no caption file."""
@@ -70,10 +76,15 @@ class Row:
         """Its tags without what case and underscores make different."""
         return frozenset(map(key, self.tags))
 
+    @cached_property
+    def tokens(self) -> int:
+        """Of its longest line, as a training counts them."""
+        return max(map(tokens.count, self.text.split("\n"))) if self.text else 0
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON; the picture by its folder's and its own name."""
         return {
-            "name": f"{shown(self.folder)}/{shown(self.picture.name)}",
+            "name": self.name,
             "folder": shown(self.folder),
             "caption": self.text,
             "missing": self.missing,
@@ -130,6 +141,16 @@ class Applied:
 
 
 @dataclass(frozen=True)
+class _Look:
+    """What a folder held when its captions were read; they are the table's from row `start` on."""
+
+    listing: Listing
+    concept: str
+    is_reg: bool
+    start: int
+
+
+@dataclass(frozen=True)
 class Table:
     """All captions of a set. root: whose journal remembers edits."""
 
@@ -138,6 +159,7 @@ class Table:
     rows: tuple[Row, ...]
     orphans: tuple[Path, ...] = ()
     said: tuple[str, ...] = ()
+    looks: tuple[_Look, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def journal(self) -> Journal:
@@ -197,18 +219,11 @@ class Table:
 
     def reread(self, file: Path) -> Table:
         """The table with this caption file as it is by now."""
-        plain = (
-            (row, Row(row.picture, row.file, row.folder, row.concept, row.is_reg) if row.file == file else None)
-            for row in self.rows
-        )
-        rows = (row if new is None else _read(new) if file.exists() else new for row, new in plain)
-        return replace(self, rows=tuple(rows))
+        return replace(self, rows=tuple(_read(_plain_row(row)) if row.file == file else row for row in self.rows))
 
     def row(self, name: str) -> Row:
         """The row of "folder/picture", as `as_dict` names it, or of the picture's name alone. Raises UserError."""
-        found = [
-            row for row in self.rows if name in (f"{shown(row.folder)}/{shown(row.picture.name)}", row.picture.name)
-        ]
+        found = [row for row in self.rows if name in (row.name, row.picture.name)]
         if len(found) != 1:
             what = "there is no such picture" if not found else f"{len(found)} pictures have this name"
             raise UserError(what, where=name, remedy="Name it as <folder>/<picture>")
@@ -226,18 +241,20 @@ def open_table(folder: str | Path, extension: str = ".txt", known: Table | None 
     if not _ENDING.fullmatch(ending) or Path("x" + ending).suffix.lower() in images.SUFFIXES:
         raise UserError(f"{ending!r} is no ending of captions", where="extension", remedy="Give one such as .txt")
     root, found, said = _folders(folder)
-    before = {row.picture: row for row in known.rows} if known else {}
+    before = known if known and known.extension == ending else None
     rows: list[Row] = []
     orphans: list[Path] = []
+    looks: list[_Look] = []
     for listing, concept, is_reg in found:
         own = _rows(listing, concept, is_reg, ending, before)
-        rows += own
         used = {row.file for row in own}
-        orphans += [path for path in listing.others.values() if path.name.endswith(ending) and path not in used]
+        orphans += [path for name, path in listing.others.items() if name.endswith(ending) and path not in used]
+        looks.append(_Look(listing, concept, is_reg, len(rows)))
+        rows += own
     if not rows:
         what = "no pictures are there"
         raise UserError(what, where=shown(str(folder)), remedy="Put some there, or name another folder")
-    return Table(root, ending, tuple(_by_majority(rows)), tuple(orphans), tuple(said))
+    return Table(root, ending, tuple(_by_majority(rows)), tuple(orphans), tuple(said), tuple(looks))
 
 
 def journal_of(folder: str | Path) -> Journal:
@@ -363,40 +380,55 @@ def _words(folder: Path) -> str:
 # Reading
 
 
-def _rows(listing: Listing, concept: str, is_reg: bool, ending: str, before: dict[Path, Row]) -> list[Row]:
-    rows = []
+def _rows(listing: Listing, concept: str, is_reg: bool, ending: str, known: Table | None) -> list[Row]:
+    """Of what is known, files that have changed since are read again."""
+    looks = known.looks if known else ()
+    for look in looks:
+        if known and (look.listing, look.concept, look.is_reg) == (listing, concept, is_reg):
+            rows = known.rows[look.start : look.start + len(listing.pictures)]
+            return [row if row.state == _state(row.file) else _read(_plain_row(row)) for row in rows]
+    before = {row.picture: row for row in known.rows} if known else {}
+    found = []
     for picture in listing.pictures:
         file = folders.caption_file(listing, picture, ending)
         row = Row(picture, file or picture.with_name(picture.stem + ending), listing.folder.name, concept, is_reg)
         old = before.get(picture)
-        if file and old and old.file == file and old.is_reg == is_reg and old.state == _state(file) is not None:
-            rows.append(old)
+        if old and old.file == row.file and (old.is_reg, old.concept) == (is_reg, concept) and file:
+            found.append(old if old.state == _state(file) is not None else _read(row))
         else:
-            rows.append(_read(row) if file else row)
-    return rows
+            found.append(_read(row) if file else row)
+    return found
+
+
+def _plain_row(row: Row) -> Row:
+    return Row(row.picture, row.file, row.folder, row.concept, row.is_reg)
 
 
 def _state(file: Path) -> tuple[int, int] | None:
     try:
-        found = file.stat()
+        found = os.stat(file)  # noqa: PTH116 - faster, and there may be 10,000
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size
 
 
 def _read(row: Row) -> Row:
-    row = replace(row, state=_state(row.file))
+    """The row with what its file holds; nothing of it where the file is gone."""
+    state = _state(row.file)
+    if state is None and not os.path.lexists(row.file):
+        return row
     try:
         data = captions.read_bytes(row.file)
     except UserError as error:
-        return replace(row, problem=error.what)
+        return replace(row, state=state, problem=error.what)
     digest = hashlib.sha256(data).hexdigest()
     try:
         text, encoding = encodings.decode(data, row.file)
     except UserError as error:
-        return replace(row, problem=error.what, digest=digest)
+        return replace(row, state=state, problem=error.what, digest=digest)
     note = "NUL characters left out" if "\0" in text else ""
-    return replace(row, text=_lines(text), encoding=encoding, note=note, digest=digest)
+    where = row.picture, row.file, row.folder, row.concept, row.is_reg
+    return Row(*where, _lines(text), encoding, note, "", digest, state)
 
 
 def _lines(text: str) -> str:

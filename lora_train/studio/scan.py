@@ -595,6 +595,20 @@ def _remembered(cache: Path | None) -> dict[str, Seen]:
         return {}
 
 
+def seen_before(folder: Path, cache: Path, paths: Iterable[Path]) -> dict[Path, Seen]:
+    """What earlier scans of `folder` saw of these pictures, as far as they are as they were then."""
+    known, found = _remembered(cache), dict[Path, Seen]()
+    for path in paths:
+        old = known.get(str(path).removeprefix(f"{folder}{os.sep}").replace(os.sep, "/"))
+        try:
+            state = os.stat(path) if old else None  # noqa: PTH116 - faster, and there may be 10,000
+        except OSError:
+            continue
+        if old and state and (old.bytes, old.changed) == (state.st_size, state.st_mtime_ns):
+            found[path] = old
+    return found
+
+
 def _remember(cache: Path, pictures: Sequence[Seen]) -> None:
     held = {"version": _VERSION, "fields": [f.name for f in fields(Seen)], "pictures": [astuple(p) for p in pictures]}
     write_text(cache, json.dumps(held, separators=(",", ":")))

@@ -24,7 +24,7 @@ from .crops import Detect, Face, faces_of
 from .person_plan import clean
 from .plan_folders import Planned
 from .project import Concept, Project
-from .scan import TINY, Report, Seen, scan
+from .scan import TINY, Report, Seen, scan, seen_before
 from .style_plan import DISCARD, FACE, FULL, MAIN, VARIANTS, Counts, Rules, StylePlan, evaluate, plan
 
 CLASSES = (MAIN, FACE, FULL, DISCARD)
@@ -267,7 +267,7 @@ class _Source:
 
 def items(project: Project, sorting: Sorting, report: Report | None = None) -> list[Item]:
     """All pictures that can be sorted, in their folders' order. report: what is known of them; a look at the cache."""
-    sources = _kept_sources(project) if report is None else _sources_of(project, report)
+    sources = _kept_sources(project) if report is None else _sources_of(project, _by_path(report))
     groups = {key: number for number, group in enumerate(sorting.groups) if len(group) > 1 for key in group}
     classes = set(sorting.all_classes)
     found: list[Item] = []
@@ -290,7 +290,7 @@ def _kept_sources(project: Project) -> list[_Source]:
         return held[2]
     folders = [concept.folder for concept in project.concepts()]
     now = thumbnails.stamp(project, folders), state
-    found = _sources_of(project, remembered(project))
+    found = _sources_of(project, None)
     with _mutex:
         _known[project.root] = now, folders, found
         while len(_known) > _KNOWN_PROJECTS:
@@ -298,18 +298,25 @@ def _kept_sources(project: Project) -> list[_Source]:
     return found
 
 
-def _sources_of(project: Project, report: Report) -> list[_Source]:
-    seen = {report.root / one.name: one for one in report.pictures}
-    found = []
+def _sources_of(project: Project, seen: Mapping[Path, Seen] | None) -> list[_Source]:
+    """seen: what is known of the pictures; None: what earlier scans saw."""
     written = plan_folders.planned(project)
+    sources = [*_sources(project, written), *written.own()]
+    if seen is None:
+        seen = seen_before(project.root, project.scan_cache, (path for path, *_ in sources))
+    found = []
     work = f"{project.work}{os.sep}"
-    for path, key, concept, name in (*_sources(project, written), *written.own()):
+    for path, key, concept, name in sources:
         one = seen.get(path)
         known: dict[str, Any] = {"aside": str(path).startswith(work)}
         if one is not None:
-            known |= {name: getattr(one, name) for name in ("width", "height", "grey", "problem")}
+            known |= {"width": one.width, "height": one.height, "grey": one.grey, "problem": one.problem}
         found.append(_Source(key, path, look.picture_id(path), concept, name, **known))
     return found
+
+
+def _by_path(report: Report) -> dict[Path, Seen]:
+    return {report.root / one.name: one for one in report.pictures}
 
 
 def lane(found: Iterable[Item], name: str) -> list[Item]:
@@ -317,13 +324,6 @@ def lane(found: Iterable[Item], name: str) -> list[Item]:
     return sorted(
         (one for one in found if one.name == name), key=lambda one: 1 << 30 if one.group is None else one.group
     )
-
-
-def remembered(project: Project) -> Report:
-    """What earlier scans saw, without looking at pictures anew."""
-    at_once = Event()
-    at_once.set()
-    return scan(project.root, project.scan_cache, stop=at_once, parts=project.parts())
 
 
 def variants_of(found: Iterable[Item], sorting: Sorting) -> list[list[Item]]:
@@ -416,7 +416,7 @@ def look_through(
         return None if progress is None else lambda done, total: progress(first * total + done, 2 * total)
 
     report = scan(project.root, project.scan_cache, half(0), stop, near, project.parts())
-    seen = {report.root / one.name: one for one in report.pictures}
+    seen = _by_path(report)
     found = items(project, sorting, report)
     suggested: dict[str, Suggestion] = {}
     first = _first_of_twins(found, seen)
@@ -544,7 +544,8 @@ def _sources(project: Project, planned: Planned) -> list[tuple[Path, str, str, s
 
 def key_of(project: Project, path: Path) -> str:
     """A picture's name in what is kept: below the project where it is, so that the project may be moved."""
-    return path.relative_to(project.root).as_posix() if path.is_relative_to(project.root) else str(path)
+    text, root = str(path), f"{project.root}{os.sep}"  # a Path's own way takes ten times as long
+    return text[len(root) :].replace(os.sep, "/") if text.startswith(root) else text
 
 
 def _file(project: Project) -> Path:

@@ -294,3 +294,29 @@ def test_progress_counts_and_may_break_off(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         scan(tmp_path, progress=stop)
+
+
+def test_a_large_folder_is_looked_at_anew_each_time(tmp_path: Path) -> None:
+    for number in range(folders._MANY):
+        (tmp_path / f"{number}.txt").touch()
+    (tmp_path / "a.png").touch()
+    first = folders.list_folder(tmp_path)
+    first.others.clear()  # whoever has it may change it
+    second = folders.list_folder(tmp_path)
+    assert (len(second.others), [path.name for path in second.pictures]) == (folders._MANY, ["a.png"])
+    (tmp_path / "b.png").touch()
+    (tmp_path / "0.txt").unlink()
+    (tmp_path / "1.txt").unlink()
+    (tmp_path / "1.txt").mkdir()
+    third = folders.list_folder(tmp_path)
+    assert len(third.others) == folders._MANY - 2
+    assert [path.name for path in third.pictures] == ["a.png", "b.png"]
+    assert [path.name for path in third.folders] == ["1.txt"]
+
+
+def test_large_folders_that_are_remembered_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "_MANY", 1)
+    for number in range(2 * folders._KEPT):
+        (tmp_path / str(number) / "inner").mkdir(parents=True)
+        folders.list_folder(tmp_path / str(number))
+    assert len(folders._listings) <= folders._KEPT

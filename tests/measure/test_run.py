@@ -11,7 +11,7 @@ from PIL import Image
 from lora_train.blocks.families import flat_weights
 from lora_train.cli import main
 from lora_train.errors import BAD_INPUT, DONE, UserError
-from lora_train.measure.run import _trigger, _without_trigger, run
+from lora_train.measure.run import run
 from tests import support
 
 
@@ -67,13 +67,6 @@ def test_a_run_that_is_stopped_leaves_no_result(checkpoint: Path, lora_dir: Path
     told = []
     assert run(task, tmp_path, told.append, lambda: len(told) > 1) is False
     assert told[-1]["event"] == "stopped" and not (tmp_path / "measure.json").exists()
-
-
-def test_neutral_prompts_are_the_captions_without_the_trigger() -> None:
-    captions = ["hina, smile, red hair", "hina, smile, red hair", "hina, hat", "hina"]
-    assert _trigger(captions) == "hina"
-    assert _without_trigger(captions, "hina") == ["smile, red hair", "hat"]
-    assert (_trigger(["a", "b"]), _without_trigger(["a, c", "b"], "")) == ("", [])
 
 
 @pytest.mark.slow

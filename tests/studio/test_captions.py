@@ -217,6 +217,21 @@ def test_opening_again_reads_what_has_changed_alone(project: Path) -> None:
     assert [row.caption for row in again.own[:3]] == ["my own caption", "hina, 1girl, smile", "now there"]
     assert again.row("b.png") is table.row("b.png")
     assert again.row("a.png") is not table.row("a.png")
+    mine.write_text("once more", encoding="utf-8")  # no file came or went this time
+    third = open_table(project, known=again)
+    assert third == open_table(project)
+    assert third.row("a.png").caption == "once more"
+    assert third.row("b.png") is table.row("b.png")
+    third = third.reread(mine)
+    assert open_table(project, known=third) == third
+
+
+def test_another_ending_is_read_as_such(project: Path) -> None:
+    (project / "image" / "10_hina face" / "a.caption").write_text("another", encoding="utf-8")
+    table = open_table(project)
+    other = open_table(project, ".caption", table)
+    assert other == open_table(project, ".caption")
+    assert [row.caption for row in other.own] == ["another", "", "", "", ""]
 
 
 def test_frequencies_filters_and_completion(project: Path) -> None:

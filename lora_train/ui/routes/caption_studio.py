@@ -21,7 +21,7 @@ from ...dataset import images
 from ...dataset.folders import shown
 from ...errors import UserError
 from ...jobs.manager import Manager
-from ...studio import audit, captions, edits, flips, limited, look, tokens
+from ...studio import audit, captions, edits, flips, limited, look
 from ...studio.captions import Preview, Row, Table
 from ...studio.flips import Plan
 from ...studio.look import picture_id
@@ -305,7 +305,7 @@ class CaptionStudio:
         names = chosen.pop("names")
         table = self._table(folder, extension, age)
         rows = table.select(**chosen)
-        return table, rows if names is None else [row for row in rows if row.as_dict()["name"] in names]
+        return table, rows if names is None else [row for row in rows if row.name in names]
 
     def _existing(self, folder: str) -> Path:
         if not folder.strip():
@@ -328,8 +328,8 @@ class CaptionStudio:
         now = time.monotonic()
         young = before is not None and now - read < age
         table = before if young and before is not None else captions.open_table(place, extension, before)
-        self._within(table.root, *{row.picture.parent for row in table.rows})
         if restricted(self._manager):
+            self._within(table.root, *{row.picture.parent for row in table.rows})
             self._within(*(path for row in table.rows for path in (row.picture, row.file) if path.is_symlink()))
         with _lock:
             _tables[folder, extension] = table, read if young else now
@@ -379,8 +379,7 @@ def _id(row: Row) -> str:
 
 def _row(row: Row) -> dict[str, Any]:
     """A row for the page."""
-    longest = max(map(tokens.count, row.text.split("\n"))) if row.text else 0
-    return {**row.as_dict(), "id": _id(row), "tokens": longest, "digest": row.digest}
+    return {**row.as_dict(), "id": _id(row), "tokens": row.tokens, "digest": row.digest}
 
 
 def _soon(files: Iterable[Path], text: str, work: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
