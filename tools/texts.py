@@ -37,7 +37,7 @@ compile search match fullmatch sub split partition replace startswith endswith r
 add_parser ArgumentParser Thread write print ref listed import_module TypeVar getLogger Route ValueError TypeError
 RuntimeError KeyError AssertionError NotImplementedError ScriptError OSError
 """
-_PROMPTS = {"SUBJECT", "VIEWS", "NEGATIVE", "_GENERIC"}
+_PROMPTS = {"SUBJECT", "VIEWS", "NEGATIVE", "NEUTRAL_TAGS", "NEUTRAL_SENTENCES"}
 """Names of constants that hold prompts for a checkpoint."""
 _ELSEWHERE = {f"lora_train/{name}.py" for name in _SILENT_FILES.split()}
 _NO_TEXT_CALLS = set(_SILENT_CALLS.split())

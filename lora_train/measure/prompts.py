@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from statistics import median
 
-_TAGS = (
+NEUTRAL_TAGS = (
     ("1girl", "1girl", "1girl", "1boy"),
     ("black hair", "blonde hair", "brown hair", "red hair", "blue hair", "green hair", "pink hair", "white hair"),
     ("short hair", "long hair", "twintails", "ponytail"),
@@ -22,7 +22,7 @@ _TAGS = (
     ("white background", "blue background", "green background", "pink background", "outdoors", "indoors", "night"),
 )
 """Common tags of drawings, by what they are about; one of each at most is put into a prompt."""
-_SENTENCES = (
+NEUTRAL_SENTENCES = (
     "a photo of a man in a street",
     "a landscape with mountains and a lake",
     "portrait of a woman, studio light",
@@ -42,7 +42,7 @@ def neutral(captions: Sequence[str], trigger: str, count: int, seed: int) -> lis
     rng = random.Random(seed)
     if not are_tags(captions):
         rng.shuffle(plain)
-        return list(dict.fromkeys([*_SENTENCES, *plain]))[:count]
+        return list(dict.fromkeys([*NEUTRAL_SENTENCES, *plain]))[:count]
     found = (composed(plain[n % len(plain)] if plain else "", rng) for n in range(2 * count))
     return list(dict.fromkeys(text for text in found if text and not (trigger and trigger in text)))[:count]
 
@@ -51,11 +51,11 @@ def composed(caption: str, rng: random.Random) -> str:
     """Some of a caption's tags, and of what they leave open others."""
     tags = [tag for tag in map(str.strip, caption.split(",")) if tag]
     kept = [tag for n, tag in enumerate(tags) if n == 0 or rng.random() < _KEPT]
-    about = {n: tag for n, its in enumerate(_TAGS) for tag in kept if tag in its}
-    for n, its in enumerate(_TAGS):
+    about = {n: tag for n, its in enumerate(NEUTRAL_TAGS) for tag in kept if tag in its}
+    for n, its in enumerate(NEUTRAL_TAGS):
         if n not in about and (n == 0 or rng.random() < _ADDED):
             about[n] = rng.choice(its)
-    known = {tag for its in _TAGS for tag in its}
+    known = {tag for its in NEUTRAL_TAGS for tag in its}
     return ", ".join([*(about[n] for n in sorted(about)), *(tag for tag in kept if tag not in known)])
 
 

@@ -96,10 +96,10 @@ def _files(table: Table, rows: Sequence[Row]) -> Iterator[Finding]:
         why = "; ".join(f"{name} ({reason})" for name, reason in {row.file.name: row.problem for row in bad}.items())
         yield Finding("unreadable", f"{_files_text(bad)} can't be read: {why}", tuple(bad))
     if missing := [row for row in rows if row.missing]:
-        text = f"{_of(missing, rows)} have no caption; the folder's name would serve for them"
+        text = f"no caption for {_of(missing, rows)}; the folder's name would serve"
         yield Finding("missing", text, tuple(missing))
     if empty := [row for row in rows if row.digest and not row.problem and not row.text.strip(" ,\n")]:
-        yield Finding("empty", f"{_of(empty, rows)} have an empty caption", tuple(empty))
+        yield Finding("empty", f"an empty caption for {_of(empty, rows)}", tuple(empty))
     counts = Counter(row.file for row in rows)
     shared: defaultdict[Any, list[Row]] = defaultdict(list)
     for row in rows if len(counts) < len(rows) else ():
@@ -125,19 +125,19 @@ def _encodings(rows: Sequence[Row]) -> Iterator[Finding]:
             if encoding == encodings.BOM
             else "look whether they read right"
         )
-        text = f"{_of(members, rows)} are in {encoding}, not UTF-8: {read}"
+        text = f"{encoding}, not UTF-8, for {_of(members, rows)}: {read}"
         yield Finding("encoding", text, tuple(members), (), Save())
     if nul := [row for row in rows if "NUL" in row.note]:
-        yield Finding("encoding", f"{_files_text(nul)} hold NUL characters", tuple(nul), (), Save())
+        yield Finding("encoding", f"NUL characters in {_files_text(nul)}", tuple(nul), (), Save())
 
 
 def _lines(rows: Sequence[Row]) -> Iterator[Finding]:
     several = [row for row in rows if "\n" in row.text.strip()]
     if blank := [row for row in rows if not row.caption and row.text.strip()]:
-        text = f"{_files_text(blank)} begin with an empty line, and only the first line is read"
+        text = f"an empty line comes first in {_files_text(blank)}, and only the first line is read"
         yield Finding("lines", text, tuple(blank))
     if more := [row for row in several if row.caption]:
-        text = f"{_files_text(more)} have several lines; only the first is read unless enable_wildcard is on"
+        text = f"several lines in {_files_text(more)}; only the first is read unless enable_wildcard is on"
         yield Finding("lines", text, tuple(more), hint=True)
 
 
@@ -152,7 +152,7 @@ def _lengths(rows: Sequence[Row], limit: int) -> Iterator[Finding]:
             most = max(n for n, _ in members)
             helps = f"max_token_length {high} reads them whole" if high else "shorten them"
             chosen = tuple(row for _, row in members)
-            text = f"{_of(chosen, rows)} have more than {low} tokens (up to {most}), the rest is cut off: {helps}"
+            text = f"more than {low} tokens (up to {most}) for {_of(chosen, rows)}, the rest is cut off: {helps}"
             yield Finding("long", text, chosen)
 
 
@@ -169,12 +169,12 @@ def _trigger(rows: Sequence[Row], trigger: str, known: bool) -> Iterator[Finding
         return
     without = [row for row in rows if _lacks(row, wanted)]
     if without:
-        text = f'{_of(without, rows)} of {shown(rows[0].folder)} lack "{wanted}"'
+        text = f'no "{wanted}" for {_of(without, rows)} of {shown(rows[0].folder)}'
         other = known and len(without) == len(rows)
         yield Finding("trigger", text, tuple(without), (wanted,), Add((wanted,)), hint=other)
     later = [row for row in rows if key(wanted) in row.keys and row.tags and key(row.tags[0]) != key(wanted)]
     if later:
-        text = f'{_of(later, rows)} of {shown(rows[0].folder)} have "{wanted}", but not first'
+        text = f'"{wanted}", but not first, for {_of(later, rows)} of {shown(rows[0].folder)}'
         yield Finding("trigger", text, tuple(later), (wanted,), Reorder(first=(wanted,)), hint=True)
 
 
@@ -220,9 +220,10 @@ def _contradictions(rows: Sequence[Row]) -> Iterator[Finding]:
         if strange and len(strange) <= _MINORITY * len(rows) and len(most) >= _MAJORITY * len(rows):
             told.update(row.picture for row in strange)
             said = tuple(dict.fromkeys(tag for row in strange for tag in odd.tags(row)))
-            about = f"{_of(strange, rows)} of {shown(rows[0].folder)} speak of {odd.of} ({listed(list(said), 3)})"
-            edit = _mended([tag for tag in said if not _is_sentence(tag)], strange, most, usual)
-            yield Finding("contradiction", f"{about}, {len(most)} of {usual.of}", tuple(strange), said, edit, hint=True)
+            tags, edit = listed(list(said), 3), _mended([t for t in said if not _is_sentence(t)], strange, most, usual)
+            where = f"{_of(strange, rows)} of {shown(rows[0].folder)}"
+            text = f"unlike the rest, {odd.of} ({tags}) for {where}; {usual.of} for {len(most)}"
+            yield Finding("contradiction", text, tuple(strange), said, edit, hint=True)
     for row in rows:
         if row.picture not in told and (clash := _clash(row, several)):
             text = f'{shown(row.picture.name)} says both "{clash[0]}" and "{clash[1]}"'
@@ -285,7 +286,7 @@ def _repeated(rows: Sequence[Row]) -> Iterator[Finding]:
             twice.append(row)
             found.update(dict.fromkeys(again))
     if twice:
-        text = f"{_of(twice, rows)} have a tag twice: {listed(list(found), 5)}"
+        text = f"a tag twice for {_of(twice, rows)}: {listed(list(found), 5)}"
         yield Finding("repeated", text, tuple(twice), tuple(found), Deduplicate())
 
 
@@ -307,7 +308,7 @@ def _spellings(rows: Sequence[Row]) -> Iterator[Finding]:
 
 def _syntax(rows: Sequence[Row]) -> Iterator[Finding]:
     if calls := [row for row in rows if _LORA.search(row.text)]:
-        text = f"{_files_text(calls)} hold <lora:…>, which is read as words"
+        text = f"<lora:…> in {_files_text(calls)}, which is read as words"
         yield Finding("syntax", text, tuple(calls), (), Replace(_LORA.pattern, "", regex=True))
 
 

@@ -125,9 +125,7 @@ def test_messages_are_translated_wherever_they_come_from(new_page) -> None:
             "炸炉了：loss 变成了 nan。之前保存的文件完好无损。请逐一尝试：把学习率从 0.001 降到 0.0003；"
             "把 max_grad_norm 设为 1，避免单个梯度影响过大"
         ),
-        "3 of 13 pictures have no caption; the folder's name would serve for them": (
-            "3 / 13 张图片没有标注；会使用文件夹的名称"
-        ),
+        "no caption for 3 of 13 pictures; the folder's name would serve": "3 / 13 张图片没有标注；会使用文件夹的名称",
         "9 tags are on one picture alone: blue sky, red wall and 4 more": (
             "9 个标签只出现在一张图片上：blue sky, red wall 等，另有 4 个"
         ),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_train.measure.prompts import _TAGS, are_tags, composed, neutral, trigger_of, without_trigger
+from lora_train.measure.prompts import NEUTRAL_TAGS, are_tags, composed, neutral, trigger_of, without_trigger
 
 TAGGED = [f"hina, 1girl, {hair}, {top}, smile" for hair in ("long hair", "twintails") for top in ("coat", "red shirt")]
 TAG = st.sampled_from(["1girl", "long hair", "red eyes", "my_own_thing", "a b c", "smile", "hat", "(a:1.2)", "花"])
@@ -28,7 +28,7 @@ def test_what_captions_leave_open_is_named() -> None:
     assert len(found) == 60 == len(set(found))
     assert not any("hina" in text for text in found)
     assert found == neutral(TAGGED, "hina", 60, 1) != neutral(TAGGED, "hina", 60, 2)
-    colours = set(_TAGS[1])
+    colours = set(NEUTRAL_TAGS[1])
     named = [colours & set(text.split(", ")) for text in found]
     assert sum(map(bool, named)) > 30 and len(set().union(*named)) == len(colours)
 
@@ -50,9 +50,9 @@ def test_there_are_always_some(captions: list[str]) -> None:
 def test_a_composed_prompt_says_each_thing_once(caption: str, seed: int) -> None:
     tags = composed(caption, random.Random(seed)).split(", ")
     assert len(tags) == len(set(tags))
-    assert all(sum(tag in its for tag in tags) <= 1 for its in map(set, _TAGS))
-    assert any(tag in _TAGS[0] for tag in tags)
-    known = {tag for its in _TAGS for tag in its}
+    assert all(sum(tag in its for tag in tags) <= 1 for its in map(set, NEUTRAL_TAGS))
+    assert any(tag in NEUTRAL_TAGS[0] for tag in tags)
+    known = {tag for its in NEUTRAL_TAGS for tag in its}
     assert {tag for tag in tags if tag not in known} <= set(caption.split(", "))
 
 
