@@ -94,21 +94,24 @@ def _sorted(args: argparse.Namespace) -> int:
     """Sort the pictures of a project, show the plan, write the folders."""
     project = projects.open_project(args.folder).project
     assert project is not None
-    sorting = style_sort.load(project)
     own = _pairs("--repeats", args.repeats)
     flags: dict[str, Any] = {
         "flipped": not args.no_flipped,
         "colour": not args.grey_style,
         "variants": not args.no_variants,
     }
-    style = person_plan.clean(args.name) or sorting.style
-    sorting = replace(sorting, **flags, tolerance=args.tolerance, repeats=own or None, style=style)
+    looked = None
     if args.suggest:
         detect = faces.detector(args.detector, args.models).detect if args.detector else None
-        sorting = style_sort.look_through(project, sorting, detect).onto(sorting)
-    for text in args.sort:
-        sorting = _put(project, sorting, text)
-    style_sort.save(project, sorting)
+        looked = style_sort.look_through(project, style_sort.load(project), detect)
+    with style_sort.changing(project):
+        sorting = style_sort.load(project)
+        style = person_plan.clean(args.name) or sorting.style
+        sorting = replace(sorting, **flags, tolerance=args.tolerance, repeats=own or None, style=style)
+        sorting = looked.onto(sorting) if looked else sorting
+        for text in args.sort:
+            sorting = _put(project, sorting, text)
+        style_sort.save(project, sorting)
     found = style_sort.items(project, sorting)
     made = style_sort.planned(found, sorting)
     written = style_sort.write(project, sorting) if args.write else None

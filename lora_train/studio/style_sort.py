@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Event, Lock, RLock
+from threading import Event, Lock
 from typing import Any
 
 from ..dataset.folders import shown
 from ..errors import UserError
 from ..files import write_text
+from ..process_lock import ProcessLock
 from . import likeness, look, plan_folders, thumbnails
 from . import project as projects
 from .crops import Detect, Face, faces_of
@@ -34,9 +35,10 @@ _CLOSE = 0.28  # of the picture's height, from which a face is a close-up
 _HEADS = 5.6  # of 7.5 below the crown, from which a figure is a full body
 _TALL, _SQUARE = 0.56, (0.85, 1.18)  # width to height, where no face was found
 _LONGEST = 4.0
+_PATIENCE = 20.0  # seconds that a change waits for those of other processes
 
 _mutex = Lock()
-_locks: dict[Path, RLock] = {}
+_locks: dict[Path, Lock] = {}
 _KNOWN_PROJECTS = 4
 _known: dict[Path, tuple[Any, list[Path], list[_Source]]] = {}
 _loaded: dict[Path, tuple[Any, Sorting]] = {}
@@ -158,11 +160,18 @@ def _read(file: Path) -> Sorting:
 
 @contextmanager
 def changing(project: Project) -> Iterator[None]:
-    """No other thread loads and saves the sorting meanwhile."""
+    """No other thread or process loads and saves the sorting meanwhile. Raises UserError where one takes too long."""
+    others = ProcessLock(_file(project).with_suffix(".lock"))
     with _mutex:
-        lock = _locks.setdefault(project.root, RLock())
+        lock = _locks.setdefault(project.root, Lock())
     with lock:
-        yield
+        if not others.take(_PATIENCE):
+            what = "another program is sorting these pictures"
+            raise UserError(what, where=shown(project.root.name), remedy="Try again when it is done")
+        try:
+            yield
+        finally:
+            others.release()
 
 
 def save(project: Project, sorting: Sorting) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -310,3 +312,22 @@ def test_any_changes_of_mind_end_in_the_folders_of_the_last_plan(tmp_path: Path,
         project.journal.undo()
     assert not list(project.image.iterdir())
     assert tree(tmp_path / "loose") == before
+
+
+def test_another_process_that_sorts_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = style(tmp_path, 2, 1, 1)
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom lora_train.studio import style_sort\n"
+        "from lora_train.studio.project import Project\n"
+        "with style_sort.changing(Project(Path(sys.argv[1]))):\n    print('has it', flush=True)\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", program, str(project.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"has it\n"
+        monkeypatch.setattr(style_sort, "_PATIENCE", 0.2)
+        with pytest.raises(UserError, match="another program is sorting"), style_sort.changing(project):
+            pytest.fail("both have it")
+        other.kill()
+    with style_sort.changing(project):  # the lock is gone with its holder
+        pass
