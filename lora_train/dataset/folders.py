@@ -178,25 +178,25 @@ def list_folder(folder: Path) -> Listing:
     )
 
 
-_Entry = tuple[str, bool, bool]
-"""Name, whether it is a folder, whether it is a file."""
-
 _MANY, _KEPT = 500, 8
-_listings: OrderedDict[str, tuple[list[_Entry], Listing]] = OrderedDict()
+_listings: OrderedDict[str, tuple[list[str], Listing]] = OrderedDict()
 """Of the latest large folders what was found: to make 20,000 paths takes ten times as long as to look again."""
 _lock = Lock()
 
 
-def _entry(entry: os.DirEntry[str]) -> _Entry:
+def _entry(entry: os.DirEntry[str]) -> str:
+    """Its name and its kind, as one text: 20,000 tuples would keep the garbage collector busy."""
     try:
-        return entry.name, entry.is_dir(), entry.is_file()
+        kind = "d" if entry.is_dir() else "f" if entry.is_file() else ""
     except OSError:  # a loop of links
-        return entry.name, False, False
+        kind = ""
+    return f"{entry.name}\0{kind}"
 
 
-def _sorted_in(folder: Path, found: list[_Entry]) -> Listing:
+def _sorted_in(folder: Path, found: list[str]) -> Listing:
     listing = Listing(folder)
-    for name, is_dir, is_file in found:
+    for name, _, kind in (one.partition("\0") for one in found):
+        is_dir, is_file = kind == "d", kind == "f"
         if name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini"):
             continue
         suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 - a Path is slow, and there may be 10,000
@@ -398,6 +398,8 @@ def _nfc(name: str) -> str:
 
 def shown(name: str) -> str:
     """A file's name as it can be printed and sent: line ends and undecodable bytes as escapes."""
+    if name.isascii() and name.isprintable():
+        return name
     printable = "".join(c if ord(c) >= 32 and c != "\x7f" else ascii(c)[1:-1] for c in name)
     return printable.encode("utf-8", "backslashreplace").decode()
 

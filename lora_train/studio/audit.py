@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from ..dataset import encodings
@@ -77,14 +78,15 @@ def audit(table: Table, trigger: str = "", max_token_length: int = 75) -> list[F
     found += _lines(written)
     found += _lengths(written, max_token_length)
     known = bool(trigger.strip()) and not all(_lacks(row, trigger) for row in written)
+    signs = _Signs(frozenset(table.known))
     for _, group in groupby(sorted(written, key=lambda row: row.folder), key=lambda row: row.folder):
         members = list(group)
         found += _trigger(members, trigger, known)
-        found += _contradictions(members)
+        found += _contradictions(members, signs)
     found += _repeated(written)
-    found += _spellings(written)
+    found += _spellings(written, table.spelt)
     found += _syntax(written)
-    found += _rare(written)
+    found += _rare(written, table.known)
     return sorted(found, key=lambda finding: finding.hint)
 
 
@@ -100,14 +102,14 @@ def _files(table: Table, rows: Sequence[Row]) -> Iterator[Finding]:
         yield Finding("missing", text, tuple(missing))
     if empty := [row for row in rows if row.digest and not row.problem and not row.text.strip(" ,\n")]:
         yield Finding("empty", f"an empty caption for {_of(empty, rows)}", tuple(empty))
-    counts = Counter(row.file for row in rows)
-    shared: defaultdict[Any, list[Row]] = defaultdict(list)
-    for row in rows if len(counts) < len(rows) else ():
-        if counts[row.file] > 1:
+    shared: dict[Path, list[Row]] = {file: [] for file in table.sharing}
+    for row in rows if shared else ():
+        if row.file in shared:
             shared[row.file].append(row)
     for file, sharing in shared.items():
         names = listed([shown(row.picture.name) for row in sharing], 5)
-        yield Finding("shared", f"{names} have one caption file, {shown(file.name)}", tuple(sharing), hint=True)
+        if len(sharing) > 1:
+            yield Finding("shared", f"{names} have one caption file, {shown(file.name)}", tuple(sharing), hint=True)
     if table.orphans:
         names = listed([shown(path.name) for path in table.orphans], 5)
         yield Finding("orphan", f"captions without a picture: {names}", (), hint=True)
@@ -143,15 +145,13 @@ def _lines(rows: Sequence[Row]) -> Iterator[Finding]:
 
 def _lengths(rows: Sequence[Row], limit: int) -> Iterator[Finding]:
     """Captions that are longer than what is read, by the max_token_length that would do."""
-    counted = [(row.tokens, row) for row in rows]
-    longer = [(count, row) for count, row in counted if count > limit]
+    longer = [row for row in rows if row.tokens > limit]
     bounds = [bound for bound in tokens.LIMITS if bound >= limit] or [limit]
     for low, high in zip(bounds, [*bounds[1:], None], strict=True):
-        members = [(n, row) for n, row in longer if n > low and (high is None or n <= high)]
-        if members:
-            most = max(n for n, _ in members)
+        chosen = tuple(row for row in longer if row.tokens > low and (high is None or row.tokens <= high))
+        if chosen:
+            most = max(row.tokens for row in chosen)
             helps = f"max_token_length {high} reads them whole" if high else "shorten them"
-            chosen = tuple(row for _, row in members)
             text = f"more than {low} tokens (up to {most}) for {_of(chosen, rows)}, the rest is cut off: {helps}"
             yield Finding("long", text, chosen)
 
@@ -209,12 +209,23 @@ class _Sign:
         return [tag for tag in row.tags if key(tag) in self.keys] if self.on(row) else []
 
 
-def _contradictions(rows: Sequence[Row]) -> Iterator[Finding]:
+class _Signs:
+    """Those that captions are compared by; tags: all that there are, by key."""
+
+    def __init__(self, tags: frozenset[str]) -> None:
+        self.several = frozenset(filter(_SEVERAL.fullmatch, tags))
+        sentences = list(filter(_is_sentence, tags))
+        girl = _Sign("a girl or woman", _GIRLS | set(filter(_HER.search, sentences)))
+        boy = _Sign("a boy or man", _BOYS | set(filter(_HIM.search, sentences)))
+        one, many = _Sign("one person", _ONE, self.several), _Sign("several", self.several)
+        self.opposites = [(girl, boy), (boy, girl), (one, many)]
+        """What most may speak of, and what a few then speak of by mistake."""
+
+
+def _contradictions(rows: Sequence[Row], signs: _Signs) -> Iterator[Finding]:
     """Of a few captions with what most of the folder's say; then within a caption."""
-    told: set[Any] = set()
-    names = frozenset(name for row in rows for name in row.keys)
-    several = frozenset(filter(_SEVERAL.fullmatch, names))
-    for usual, odd in _opposites(names, several) if len(rows) >= FEW else ():
+    told: set[Path] = set()
+    for usual, odd in signs.opposites if len(rows) >= FEW else ():
         strange = [row for row in rows if odd.on(row)]
         most = [row for row in rows if usual.on(row)]
         if strange and len(strange) <= _MINORITY * len(rows) and len(most) >= _MAJORITY * len(rows):
@@ -225,17 +236,9 @@ def _contradictions(rows: Sequence[Row]) -> Iterator[Finding]:
             text = f"unlike the rest, {odd.of} ({tags}) for {where}; {usual.of} for {len(most)}"
             yield Finding("contradiction", text, tuple(strange), said, edit, hint=True)
     for row in rows:
-        if row.picture not in told and (clash := _clash(row, several)):
+        if row.picture not in told and (clash := _clash(row, signs.several)):
             text = f'{shown(row.picture.name)} says both "{clash[0]}" and "{clash[1]}"'
             yield Finding("contradiction", text, (row,), clash, Remove(clash[1:]), hint=True)
-
-
-def _opposites(names: frozenset[str], several: frozenset[str]) -> list[tuple[_Sign, _Sign]]:
-    """What most captions may speak of, and what a few then speak of by mistake. names: those of all tags."""
-    sentences = list(filter(_is_sentence, names))
-    girl = _Sign("a girl or woman", _GIRLS | set(filter(_HER.search, sentences)))
-    boy = _Sign("a boy or man", _BOYS | set(filter(_HIM.search, sentences)))
-    return [(girl, boy), (boy, girl), (_Sign("one person", _ONE, several), _Sign("several", several))]
 
 
 def _mended(odd: list[str], strange: list[Row], most: list[Row], usual: _Sign) -> Edit | None:
@@ -290,10 +293,10 @@ def _repeated(rows: Sequence[Row]) -> Iterator[Finding]:
         yield Finding("repeated", text, tuple(twice), tuple(found), Deduplicate())
 
 
-def _spellings(rows: Sequence[Row]) -> Iterator[Finding]:
+def _spellings(rows: Sequence[Row], tags: Counter[str]) -> Iterator[Finding]:
     """Tags that differ in case, underscores, spaces or escaped brackets alone."""
     spelt: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for tag, n in Counter(tag for row in rows for tag in set(row.tags)).items():
+    for tag, n in tags.items():
         spelt[key(tag)][tag] = n
     for spellings in spelt.values():
         if len(spellings) < 2:
@@ -312,12 +315,11 @@ def _syntax(rows: Sequence[Row]) -> Iterator[Finding]:
         yield Finding("syntax", text, tuple(calls), (), Replace(_LORA.pattern, "", regex=True))
 
 
-def _rare(rows: Sequence[Row]) -> Iterator[Finding]:
+def _rare(rows: Sequence[Row], known: Counter[str]) -> Iterator[Finding]:
     """Tags of one picture alone; sentences are each picture's own."""
     if len(rows) < FEW:
         return
-    counts = Counter(name for row in rows for name in row.keys)
-    once = {name for name, n in counts.items() if n == 1 and not _LORA.search(name)}
+    once = {name for name, n in known.items() if n == 1 and not _LORA.search(name)}
     found = [row for row in rows if not once.isdisjoint(row.keys)]
     rare = {key(t): (t, row) for row in found for t in row.tags if key(t) in once and not _is_sentence(t)}
     if rare:

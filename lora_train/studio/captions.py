@@ -10,11 +10,11 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from ..dataset import captions, encodings, folders, images
 from ..dataset.folders import Listing, list_folder, listed, shown
@@ -107,6 +107,38 @@ class Change:
     digest: str
 
 
+@dataclass(frozen=True, eq=False)
+class Changes(Sequence[Change]):
+    """Each is made when it is asked for, since most of 10,000 are only counted.
+
+    sharing: the pictures of each caption file that several have.
+    """
+
+    rows: Sequence[Row] = ()
+    texts: Sequence[str] = ()
+    sharing: Mapping[Path, tuple[Path, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, at: int) -> Change: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Changes: ...
+
+    def __getitem__(self, at: int | slice) -> Change | Changes:
+        if isinstance(at, slice):
+            return Changes(self.rows[at], self.texts[at], self.sharing)
+        row = self.rows[at]
+        return _change(row, self.texts[at], self.sharing.get(row.file, (row.picture,)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Changes) and tuple(self) == tuple(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 @dataclass(frozen=True)
 class Preview:
     """What an edit would do. skipped: files that can't be read, and so aren't changed.
@@ -115,15 +147,14 @@ class Preview:
     """
 
     title: str
-    changes: tuple[Change, ...]
+    changes: Changes
     skipped: tuple[str, ...] = ()
 
     @cached_property
     def token(self) -> str:
         found = hashlib.sha256(self.title.encode())
-        for change in self.changes:
-            for part in (str(change.file), change.digest, change.after):
-                found.update(part.encode("utf-8", "surrogatepass") + b"\0")
+        for row, text in zip(self.changes.rows, self.changes.texts, strict=True):
+            found.update("\0".join((str(row.file), row.digest, text, "")).encode("utf-8", "surrogatepass"))
         return found.hexdigest()[:32]
 
 
@@ -175,6 +206,21 @@ class Table:
     def known(self) -> Counter[str]:
         """How many captions have each tag, by `edits.key`."""
         return Counter(name for row in self.own for name in row.keys)
+
+    @cached_property
+    def spelt(self) -> Counter[str]:
+        """How many captions have each tag, as it is written."""
+        return Counter(tag for row in self.own for tag in set(row.tags))
+
+    @cached_property
+    def sharing(self) -> dict[Path, tuple[Path, ...]]:
+        """The pictures of each caption file that several have."""
+        counts = Counter(row.file for row in self.rows)
+        found: dict[Path, tuple[Path, ...]] = {}
+        for row in self.rows if len(counts) < len(self.rows) else ():
+            if counts[row.file] > 1:
+                found[row.file] = (*found.get(row.file, ()), row.picture)
+        return found
 
     def frequency(self, rows: Iterable[Row] | None = None) -> list[tuple[str, int]]:
         """(tag in lower case, how many captions have it), the most frequent first."""
@@ -254,7 +300,8 @@ def open_table(folder: str | Path, extension: str = ".txt", known: Table | None 
     if not rows:
         what = "no pictures are there"
         raise UserError(what, where=shown(str(folder)), remedy="Put some there, or name another folder")
-    return Table(root, ending, tuple(_by_majority(rows)), tuple(orphans), tuple(said), tuple(looks))
+    table = Table(root, ending, tuple(_by_majority(rows)), tuple(orphans), tuple(said), tuple(looks))
+    return known if known and known == table and known.looks == table.looks else table  # with what was counted of it
 
 
 def journal_of(folder: str | Path) -> Journal:
@@ -272,29 +319,23 @@ def preview(
     """
     chain = list(edit) if isinstance(edit, Sequence) else [edit]
     chosen = {row.file: row for row in (table.own if rows is None else rows)}
-    sharing: dict[Path, list[Path]] = {}
-    for row in table.rows:
-        if row.file in chosen:
-            sharing.setdefault(row.file, []).append(row.picture)
-    starts: list[tuple[Row, str]] = []
-    skipped = []
     named = [one.read_as for one in chain if isinstance(one, Save) and one.read_as]
-    for file, row in chosen.items():
-        if row.problem and not named:
-            skipped.append(f"{shown(file.name)}: {row.problem}")
-        else:
-            starts.append((row, _read_as(file, named[-1]) if named and row.digest else row.text))
+    usable, skipped = list(chosen.values()), []
+    if not named:
+        skipped = [f"{shown(row.file.name)}: {row.problem}" for row in usable if row.problem]
+        usable = [row for row in usable if not row.problem]
+    before = [_read_as(row.file, named[-1]) if named and row.digest else row.text for row in usable]
     if seconds is not None and limited.is_slow(chain):
-        made = limited.texts(chain, [text for _, text in starts], table.known, seconds)
+        made = limited.texts(chain, before, table.known, seconds)
     else:
-        made = [edits.done(chain, text, table.known) for _, text in starts]
+        made = [edits.done(chain, text, table.known) for text in before]
     saves = any(isinstance(one, Save) for one in chain)
-    changes = [
-        _change(row, text, tuple(sharing.get(row.file, [row.picture])))
-        for (row, _), text in zip(starts, made, strict=True)
-        if text != row.text or (saves and row.digest and (row.encoding or row.note))
-    ]
-    return Preview("; ".join(one.title() for one in chain), tuple(changes), tuple(skipped))
+    found, texts = [], []
+    for row, text in zip(usable, made, strict=True):
+        if text != row.text or (saves and row.digest and (row.encoding or row.note)):
+            found.append(row)
+            texts.append(text)
+    return Preview("; ".join(one.title() for one in chain), Changes(found, texts, table.sharing), tuple(skipped))
 
 
 def apply(table: Table, wanted: Preview, progress: Callable[[int, int], None] | None = None) -> Applied:

@@ -6,6 +6,7 @@ A picture is named by its id or as <folder>/<picture> among those of the set, ne
 from __future__ import annotations
 
 import io
+import math
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -325,17 +326,15 @@ class CaptionStudio:
             raise UserError(what, where="extension", remedy=f"Choose {' or '.join(_OPEN_ENDINGS)}")
         with _lock:
             before, read = _tables.get((folder, extension), (None, 0.0))
+            alike = (one for one, _ in _tables.values() if one.extension == ending and place.is_relative_to(one.root))
+            known = before or next(alike, None)
         now = time.monotonic()
         young = before is not None and now - read < age
-        table = before if young and before is not None else captions.open_table(place, extension, before)
+        table = before if young and before is not None else captions.open_table(place, extension, known)
         if restricted(self._manager):
             self._within(table.root, *{row.picture.parent for row in table.rows})
             self._within(*(path for row in table.rows for path in (row.picture, row.file) if path.is_symlink()))
-        with _lock:
-            _tables[folder, extension] = table, read if young else now
-            _tables.move_to_end((folder, extension))
-            while len(_tables) > _KEPT_TABLES:
-                _tables.popitem(last=False)
+        _keep(folder, extension, table, read if young else now)
         return table
 
     def _within(self, *places: Path) -> None:
@@ -345,6 +344,27 @@ class CaptionStudio:
         allowed = [Path(folder).expanduser().resolve() for folder in self._manager.host.picture_folders()]
         if not all(any(place.resolve().is_relative_to(one) for one in allowed) for place in places):
             raise HTTPException(403, "this WebUI is open to others, and the folder lies outside of its own")
+
+
+def read_ahead(folder: Path) -> None:
+    """Read a set's captions before they are asked for; where there are 10,000, the first page waits for them all."""
+    try:
+        table = captions.open_table(folder)
+    except UserError:
+        return  # whoever asks is told
+    table.known, table.spelt  # noqa: B018 - their tags
+    for row in table.rows:
+        row.tokens  # noqa: B018
+        row.name  # noqa: B018
+    _keep(str(folder), ".txt", table, -math.inf)  # what changes until they are asked for is read then
+
+
+def _keep(folder: str, extension: str, table: Table, read: float) -> None:
+    with _lock:
+        _tables[folder, extension] = table, read
+        _tables.move_to_end((folder, extension))
+        while len(_tables) > _KEPT_TABLES:
+            _tables.popitem(last=False)
 
 
 def _named(given: Reader) -> tuple[str, str]:

@@ -29,6 +29,7 @@ from ...studio.crops import Box, Cut, Options
 from ...studio.project import Concept, Opened, Project
 from ...studio.scan import FINDINGS, Report, scan
 from .. import guard
+from . import caption_studio
 from . import schemas_pictures as shapes
 from .base import Body, Reader, Route, no_picture, restricted
 from .schemas import ANYTHING, BLANK, NOTHING, listed, ref
@@ -198,6 +199,8 @@ class Pictures:
             parts, out = self._parts(found), found.left_out()
             made = scan(found.root, found.scan_cache, count, task.stop, parts=parts, left_out=out)
             _REPORTS.put(found, made)
+            if not task.stop.is_set():
+                caption_studio.read_ahead(found.root)
             return {"project": found.id, "pictures": len(made.pictures), "reused": made.reused}
 
         return {"task": TASKS.start("scan", f"looking at {found.name}", work, writes=[found.scan_cache])}

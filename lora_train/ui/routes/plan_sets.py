@@ -148,6 +148,7 @@ class PlanSets:
             with style_sort.changing(found):  # what was sorted by hand meanwhile counts
                 sorting = looked.onto(style_sort.load(found))
                 style_sort.save(found, sorting)
+            style_sort.items(found, style_sort.load(found))  # remembered for the page, which asks for the plan now
             return {"project": found.id, "pictures": len(sorting.suggested)}
 
         text = f"looking at the pictures of {found.name}"
