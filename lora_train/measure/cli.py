@@ -38,7 +38,10 @@ def add_arguments(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--pictures", type=Path, help="folder of pictures with captions that the first LoRA was trained on"
     )
     tune.add_argument(
-        "--neutral", action="append", metavar="PROMPT", help="a prompt that should stay what it is; give several"
+        "--neutral",
+        action="append",
+        metavar="PROMPT",
+        help="a prompt that should stay what it is; give several (default: captions with other tags)",
     )
     tune.add_argument("--neutral-file", type=Path, metavar="FILE", help="the same, one a line")
     tune.add_argument("--keep", type=float, default=0.5, help="0 the subject alone … 1 the rest alone (default: 0.5)")

@@ -124,3 +124,24 @@ def test_previews_are_counted_over_all_epochs(client, manager, tmp_path) -> None
     ]
     for number in ("3", "4", "5", "-1", "x"):
         assert client.get(f"{V1}/jobs/job-1/previews/{number}.png").status_code in (404, 422)
+
+
+@pytest.mark.parametrize("path", ["status", "status?job=job-1", "jobs", "jobs/job-1", "jobs/job-1/events"])
+def test_an_open_host_does_not_tell_where_its_folders_are(client, manager, path: str) -> None:
+    loras, data = manager.host.lora_dir(), manager.host.data_dir()
+    manager.now |= {
+        "id": "job-1",
+        "output_dir": str(loras),
+        "files": [{"path": str(loras / "mine" / "a.safetensors"), "epoch": 1}],
+        "error": f"{data / 'jobs' / 'job-1'}: the disk is full",
+    }
+    event = {"event": "saved", "path": str(loras / "a.safetensors"), "step": 3}
+    (manager.job / "events.jsonl").write_text(json.dumps(event) + "\n", encoding="utf-8")
+    root = str(manager.host.root)
+    assert root in client.get(f"{V1}/{path}").text
+    manager.host.open_to_all = True
+    told = client.get(f"{V1}/{path}").text
+    assert root not in told
+    if "events" not in path and path != "jobs":
+        assert '"output_dir":"loras"' in told and "mine/a.safetensors" in told
+        assert '"error":"jobs/job-1: the disk is full"' in told

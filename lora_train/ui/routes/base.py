@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,14 +103,38 @@ def restricted(manager: Manager) -> bool:
 
 def shown(manager: Manager, text: str) -> str:
     """A text for the page: while the host is open to others, files by their names below the host's own folders."""
+    return _stripped(text, _folders(manager)) if restricted(manager) else text
+
+
+def told(manager: Manager, value: Any) -> Any:
+    """Values for the page, with every text in them as `shown` has it."""
     if not restricted(manager):
-        return text
+        return value
+    folders = _folders(manager)
+
+    def inside(one: Any) -> Any:
+        if isinstance(one, str):
+            return _stripped(one, folders)
+        if isinstance(one, dict):
+            return {name: inside(its) for name, its in one.items()}
+        return [inside(its) for its in one] if isinstance(one, (list, tuple)) else one
+
+    return inside(value)
+
+
+def _folders(manager: Manager) -> list[str]:
+    """The host's own, the innermost first."""
     host = manager.host
     models = [one.path.parent for one in (host.checkpoint(), *host.checkpoints()) if one and one.path.is_absolute()]
-    folders = {*models, *(path.absolute() for path in (host.lora_dir(), host.data_dir()))}
-    folders |= {path.resolve() for path in folders}
-    for folder in sorted(map(str, folders), key=len, reverse=True):
-        text = text.replace(folder.rstrip("/\\") + os.sep, "")
+    found = {*models, *(path.absolute() for path in (host.lora_dir(), host.data_dir()))}
+    found |= {path.resolve() for path in found}
+    return sorted((str(path).rstrip("/\\") for path in found), key=len, reverse=True)
+
+
+def _stripped(text: str, folders: Sequence[str]) -> str:
+    for folder in folders:
+        if folder in text:
+            text = text.replace(folder + os.sep, "").replace(folder, os.path.basename(folder))  # noqa: PTH119 - any text
     return text
 
 

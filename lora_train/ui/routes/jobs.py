@@ -17,7 +17,7 @@ from ...jobs.record import chart
 from .. import guard
 from ..installer import INSTALLER
 from . import schemas
-from .base import Body, Reader, Route, folder_of, picture, restricted
+from .base import Body, Reader, Route, folder_of, picture, restricted, told
 from .tasks import TASKS
 
 _BODY = Depends(guard.json_body)
@@ -57,16 +57,17 @@ class Jobs:
         INSTALLER.check()
         now = self._manager.status(job)
         more = {"packages": INSTALLER.view(), "tasks": TASKS.view(), "version": __version__}
-        return {**now, "host": self._host(), **more}
+        return {**told(self._manager, now), "host": self._host(), **more}
 
     def jobs(self) -> list[dict[str, Any]]:
         """All jobs without what is long."""
         records = self._manager.history()
-        return [{**record, **{name: [] for name in _LONG}, "rates": {}} for record in records]
+        short = [{**record, **{name: [] for name in _LONG}, "rates": {}} for record in records]
+        return [told(self._manager, record) for record in short]
 
     def job(self, job: str) -> dict[str, Any]:
         """All that is known of one job."""
-        return self._record(job)
+        return dict(told(self._manager, self._record(job)))
 
     def events(self, job: str, after: int = 0) -> dict[str, Any]:
         """Events from number `after` on, and the number to ask for next."""
@@ -74,7 +75,7 @@ class Jobs:
         if after < 0:
             raise HTTPException(422, [{"where": "after", "what": "is less than 0", "remedy": "Give 0 or more"}])
         found = _events(file, after)
-        return {"events": found, "next": after + len(found)}
+        return {"events": told(self._manager, found), "next": after + len(found)}
 
     def chart(self, job: str) -> Response:
         """The loss curve of one job."""
