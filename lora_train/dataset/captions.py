@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .pictures import Dataset
 
 MAX_BYTES = 2**20
-_USUAL = 2**14  # what a file of unknown size is read by
 
 _WILDCARD = re.compile(r"\{([^}]+)\}")
 _OPENING, _CLOSING = "⦅", "⦆"  # in place of {{ and }} while the wildcards are replaced
@@ -52,11 +51,12 @@ def read_bytes(path: str | Path) -> bytes:
         found = os.stat(path)  # noqa: PTH116 - faster, and there may be 10,000
         if not stat.S_ISREG(found.st_mode):
             raise UserError("it is no regular file", where=path, remedy="Put a text file in its place")
+        too_large = found.st_size > MAX_BYTES
         with open(path, "rb", buffering=0) as handle:
-            data = handle.read(min(max(found.st_size, _USUAL), MAX_BYTES) + 1)
+            data = b"" if too_large else handle.readall()
     except OSError as error:
         raise UserError(f"it can't be opened ({error.strerror})", where=path, remedy="Check its permissions") from error
-    if len(data) > MAX_BYTES:
+    if too_large or len(data) > MAX_BYTES:
         raise UserError("it is larger than 1 MiB", where=path, remedy="A caption is one line of text")
     return data
 

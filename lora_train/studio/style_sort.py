@@ -165,9 +165,15 @@ def changing(project: Project) -> Iterator[None]:
     with _mutex:
         lock = _locks.setdefault(project.root, Lock())
     with lock:
-        if not others.take(_PATIENCE):
+        where = shown(project.root.name)
+        try:
+            free = others.take(_PATIENCE)
+        except OSError as error:
+            what = f"it can't be written ({error.strerror})"
+            raise UserError(what, where=where, remedy="Check its permissions") from error
+        if not free:
             what = "another program is sorting these pictures"
-            raise UserError(what, where=shown(project.root.name), remedy="Try again when it is done")
+            raise UserError(what, where=where, remedy="Try again when it is done")
         try:
             yield
         finally:

@@ -128,7 +128,7 @@ def _folders(manager: Manager) -> list[str]:
     models = [one.path.parent for one in (host.checkpoint(), *host.checkpoints()) if one and one.path.is_absolute()]
     found = {*models, *(path.absolute() for path in (host.lora_dir(), host.data_dir()))}
     found |= {path.resolve() for path in found}
-    return sorted((str(path).rstrip("/\\") for path in found), key=len, reverse=True)
+    return sorted(filter(None, (str(path).rstrip("/\\") for path in found)), key=len, reverse=True)
 
 
 def _stripped(text: str, folders: Sequence[str]) -> str:
