@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Callable
@@ -53,21 +54,22 @@ def read(path: str | Path, alpha: bool = False) -> Image.Image:
     return _guarded(Path(path), lambda handle, path: _decoded(handle, path, alpha))
 
 
-def inspect(path: str | Path) -> tuple[int, int, str]:
+def inspect(path: str | Path, data: bytes | None = None) -> tuple[int, int, str]:
     """(width, height, note) of what `read` returns, from the file's header and end. Raises as `read` does.
 
     Only files that don't end as whole ones do are decoded; damage in the midst of a file shows in `read` alone.
+    data: the file's bytes, where they are at hand.
     """
-    return _guarded(Path(path), _described)
+    return _guarded(Path(path), _described, data)
 
 
-def _guarded(path: Path, action: Callable[[Any, Path], _T]) -> _T:
+def _guarded(path: Path, action: Callable[[Any, Path], _T], data: bytes | None = None) -> _T:
     """`action` on the opened file; whatever a decoder raises becomes a UserError."""
     head = b""
     try:
-        if not path.is_file():
+        if data is None and not path.is_file():
             raise UserError("it is no regular file", where=path, remedy="Remove it or put a picture in its place")
-        with path.open("rb") as handle:
+        with path.open("rb") if data is None else io.BytesIO(data) as handle:
             head = handle.read(16)
             handle.seek(0)
             return action(handle, path)

@@ -526,8 +526,8 @@ def _seen(path: Path, name: str, state: os.stat_result | _State, alone: bool = T
 def _described(path: Path, name: str, state: os.stat_result | _State, alone: bool) -> Seen:
     if state.st_size > _MOST_BYTES:
         raise UserError(f"the file is larger than {_MOST_BYTES >> 20} MiB", where=path, remedy="Save it smaller")
-    width, height, note = images.inspect(path)
     data = path.read_bytes()
+    width, height, note = images.inspect(path, data)
     large = width * height > _LARGE and data[:3] != _JPEG
     if large and not alone:
         raise _Large
@@ -555,7 +555,10 @@ def sharpness(grey: Image.Image) -> float:
     p = np.asarray(grey).astype(np.int16)
     if min(p.shape) < 3:
         return 0.0
-    inner = p[:-2, 1:-1] + p[2:, 1:-1] + p[1:-1, :-2] + p[1:-1, 2:] - 4 * p[1:-1, 1:-1]
+    inner = p[:-2, 1:-1] + p[2:, 1:-1]
+    inner += p[1:-1, :-2]
+    inner += p[1:-1, 2:]
+    inner -= 4 * p[1:-1, 1:-1]
     values = inner.ravel().astype(np.float32)
     mean = float(values.mean())
     return round(float(values @ values) / values.size - mean * mean, 2)
