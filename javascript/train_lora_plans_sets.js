@@ -7,7 +7,7 @@
   const { t, message, make, say, show, mark, count } = lora;
   const { own, button, link, asItIs, field, number, choice, tell, box, progress } = plans;
   plans.sets = true;
-  let part = null, project = null, known = null, base = null, recent = null, touched = false, filled = "";
+  let part = null, project = null, known = null, base = null, recent = null, touched = false, filled = "", asked = 0;
   const handled = new Set(), drawn = new Map();
 
   function build(pane) {
@@ -67,13 +67,16 @@
   // What there is
 
   async function draw(found) {
+    if (!found || !project || found.id !== project.id) known = null;
     project = found;
+    const turn = ++asked;
     try {
-      base = await lora.get("sets/base-style");
-      known = found ? await lora.get(`sets/${found.id}/made`) : null;
+      const style = await lora.get("sets/base-style"), made = found ? await lora.get(`sets/${found.id}/made`) : null;
+      if (turn !== asked) return; // of another project by now
+      [base, known] = [style, made];
       tell(part.problem, !base.can ? [base.name ? t("This WebUI can't draw single pictures for us.") : t("No checkpoint is chosen; choose one at the top.")] : []);
     } catch (error) {
-      tell(part.problem, lora.problems(error));
+      if (turn === asked) tell(part.problem, lora.problems(error));
       return;
     }
     fill();

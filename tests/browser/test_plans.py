@@ -147,6 +147,33 @@ def test_a_regularisation_set_is_drawn(plan_page: Any, style: Path) -> None:
     assert len(list(folder.glob("*.png"))) == len(list(folder.glob("*.txt"))) == 2
 
 
+def test_an_answer_about_another_project_comes_too_late(plan_page: Any, style: Path, tmp_path: Path) -> None:
+    page = plan_page
+    open_plan(page, style, "sets")
+    page.locator(".train-lora-pl-card-box").first.wait_for(timeout=WAIT)
+    put(tmp_path / "loose" / "a.png", scene(1))
+    page.evaluate(
+        """() => {
+            const get = (window.formerGet = trainLora.get);
+            trainLora.get = async (...asked) => {
+                const found = await get(...asked);
+                if (String(asked[0]).endsWith("/made")) await new Promise((done) => setTimeout(done, 4000));
+                return found;
+            };
+        }"""
+    )
+    page.evaluate("() => { trainLora.plans.refresh(); }")
+    for _ in range(6):  # what was under way before may still put another folder into the field
+        page.locator("#train_lora_train_data_dir").locator("input, textarea").first.fill(str(tmp_path / "loose"))
+        page.wait_for_timeout(3000)
+        if page.locator(".train-lora-pl-frame").get_by_text("loose holds pictures").first.is_visible():
+            break
+    page.locator(".train-lora-pl-frame").get_by_text("A plan needs a project").first.wait_for(timeout=WAIT)
+    page.wait_for_timeout(4500)
+    assert page.locator(".train-lora-pl-card-box .train-lora-primary").first.is_disabled()
+    page.evaluate("() => { trainLora.get = formerGet; }")
+
+
 def test_the_panels_fit_a_narrow_dark_window(new_page: Any, style: Path) -> None:
     page = new_page(width=420, path="?__theme=dark")
     open_plan(page, style, "style")
