@@ -47,7 +47,7 @@ def test_our_own_chinese_comes_by_itself_and_what_users_wrote_stays(localized: W
         nav = page.locator("#train_lora_steps > .tab-nav button")
         nav.filter(has_text="图片").first.wait_for(timeout=MINUTES)
         assert [text.strip() for text in nav.all_inner_texts()] == ["图片", "标注", "训练", "对比图", "分层权重"]
-        assert page.locator("#txt2img_generate").inner_text() == "生成"
+        assert page.locator("#txt2img_generate").inner_text().strip() == "生成"
 
         fill(page, train_data_dir=str(pictures))
         nav.nth(1).click()
