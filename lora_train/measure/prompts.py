@@ -44,7 +44,8 @@ def neutral(captions: Sequence[str], trigger: str, count: int, seed: int) -> lis
         rng.shuffle(plain)
         return list(dict.fromkeys([*NEUTRAL_SENTENCES, *plain]))[:count]
     found = (composed(plain[n % len(plain)] if plain else "", rng) for n in range(2 * count))
-    return list(dict.fromkeys(text for text in found if text and not (trigger and trigger in text)))[:count]
+    kept = list(dict.fromkeys(text for text in found if text and not (trigger and trigger in text)))[:count]
+    return kept or list(NEUTRAL_SENTENCES)[:count]  # a trigger such as "i" is in most words
 
 
 def composed(caption: str, rng: random.Random) -> str:

@@ -61,3 +61,8 @@ def test_none_names_the_subject(captions: list[str], count: int) -> None:
     found = neutral([f"zzz, {caption}" for caption in captions], "zzz", count, 1)
     assert 0 < len(found) <= count
     assert not any("zzz" in text for text in found)
+
+
+def test_a_trigger_that_is_in_every_word_leaves_some() -> None:
+    assert neutral(["i, long hair, smile, hat", "i, short hair, smile, hat"], "i", 6, 1)
+    assert neutral(["1girl, smile, hat", "1girl, hat, coat"], "1girl", 1, 3)
