@@ -130,8 +130,8 @@ def _wait_for(url: str, app: subprocess.Popen[bytes], log: Path) -> None:
     pytest.fail("the app doesn't answer:\n" + log.read_text())
 
 
-# Tasks that the page asks for again until none is in their way; the browser's console tells each refusal
-_WAIT_FOR_OTHERS = ("/style/look", "/style/write", "/make")
+# A task that the page asks for again until none is in its way; the browser's console tells each refusal
+_WAITS_FOR_OTHERS = "/style/look"
 
 
 class Pages:
@@ -163,7 +163,7 @@ class Pages:
 
     def _heard(self, message: Any) -> None:
         url = message.location.get("url", "")
-        waits = " 422 " in message.text and url.endswith(_WAIT_FOR_OTHERS)
+        waits = " 422 " in message.text and url.endswith(_WAITS_FOR_OTHERS)
         if message.type == "error" and not waits:
             self.bad.append(f"{message.text} ({url})")
 

@@ -168,7 +168,7 @@ def test_the_check_shows_pictures_and_mends(studio: Studio) -> None:
     expect(studio.here.locator(".train-lora-cs-notes")).to_contain_text("Not in UTF-8: 1 caption, in GBK")
     studio.press("Check captions")
     findings = studio.here.locator(".train-lora-cs-finding")
-    twice = findings.filter(has_text="a tag twice for ")
+    twice = findings.filter(has_text="a tag twice for ").filter(has_text=": smile")
     twice.get_by_text("Show 1 picture").click()
     expect(studio.here.locator(".train-lora-cs-row")).to_have_count(1)
     twice.get_by_text("Mend …").click()
